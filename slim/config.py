@@ -1,0 +1,131 @@
+"""The sizes of a model, the recipe of a training run and the settings of a generation: frozen, checked at the door."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from slim.errors import ConfigError
+
+LIMITS = {
+    "vocab_size": 65_536,
+    "dim": 16_384,
+    "n_layers": 256,
+    "n_heads": 256,
+    "n_kv_heads": 256,
+    "hidden_dim": 65_536,
+    "max_seq_len": 65_536,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Sizes of a Llama-style decoder. `n_kv_heads=0` means as many as `n_heads`."""
+
+    vocab_size: int = 4096
+    dim: int = 256
+    n_layers: int = 6
+    n_heads: int = 8
+    n_kv_heads: int = 0
+    hidden_dim: int = 1024
+    max_seq_len: int = 512
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n_kv_heads == 0:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        for name, largest in LIMITS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+                raise ConfigError(f"{name} must be a whole number from 1 to {largest:,}, but is {value!r}")
+        if self.dim % self.n_heads:
+            raise ConfigError(
+                f"dim must be divisible by n_heads, but {self.dim} % {self.n_heads} != 0"
+            )
+        if self.n_heads % self.n_kv_heads:
+            raise ConfigError(
+                f"n_heads must be divisible by n_kv_heads, "
+                f"but {self.n_heads} % {self.n_kv_heads} != 0"
+            )
+        if self.head_dim % 2:
+            raise ConfigError(
+                f"dim / n_heads must be even (RoPE turns pairs), "
+                f"but {self.dim} / {self.n_heads} = {self.head_dim}"
+            )
+        if not 1.0 <= self.rope_theta <= 1e9:
+            raise ConfigError(f"rope_theta must be from 1 to 1e9, but is {self.rope_theta!r}")
+        if not 0.0 < self.norm_eps <= 0.1:
+            raise ConfigError(f"norm_eps must be above 0 and at most 0.1, but is {self.norm_eps!r}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_heads
+
+    @property
+    def n_parameters(self) -> int:
+        """Trained numbers in the model; a tied head counts once."""
+        attention = self.dim * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)
+        layer = attention + 3 * self.dim * self.hidden_dim + 2 * self.dim
+        heads = 1 if self.tie_embeddings else 2
+        return heads * self.vocab_size * self.dim + self.n_layers * layer + self.dim
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """The recipe of a run. Exactly one of `epochs`, `minutes`, `max_steps` ends it first (any may be None)."""
+
+    epochs: float | None = None
+    minutes: float | None = None
+    max_steps: int | None = None
+    seed: int = 0
+    threads: int = 0  # 0: all cores
+    batch_tokens: int = 2048  # tokens of one forward and backward pass
+    seq_len: int = 0  # 0: the model's max_seq_len, shorter when the text is short
+    accumulate: int = 1  # passes per update
+    learning_rate: float = 2e-3
+    min_lr_ratio: float = 0.1
+    warmup_steps: int = 100
+    schedule: str = "cosine"  # cosine | constant | wsd
+    beta1: float = 0.9
+    beta2: float = 0.95
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    eval_every: int = 0  # steps; 0: chosen from the length of the run
+    sample_every: int = 0  # steps; 0: chosen from the length of the run
+    sample_tokens: int = 60
+    sample_prompts: tuple[str, ...] = ()  # empty: the first words of a validation document
+    validation_share: float = 0.05
+    patience: int = 0  # evaluations without a better loss before stopping; 0: never
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateConfig:
+    """How text is drawn from the model and when it ends."""
+
+    max_tokens: int = 200
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repeat_penalty: float = 1.1
+    repeat_window: int = 64
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_confidence: str | float = "off"  # off | auto | a mean log-probability (below 0)
+    min_tokens: int = 24
+
+
+PRESETS: dict[str, dict[str, int]] = {
+    "tiny": {"dim": 128, "n_layers": 4, "n_heads": 4, "hidden_dim": 384},
+    "small": {"dim": 192, "n_layers": 6, "n_heads": 6, "hidden_dim": 512},
+    "default": {"dim": 256, "n_layers": 6, "n_heads": 8, "hidden_dim": 1024},
+    "large": {"dim": 512, "n_layers": 8, "n_heads": 8, "hidden_dim": 1408},
+}
+
+
+def as_dict(config: ModelConfig | TrainConfig | GenerateConfig) -> dict[str, object]:
+    """The fields of a config in declaration order, ready for JSON."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,183 @@
+"""What the engine reports: frozen records that `train` and `generate` yield and every shell reads.
+
+Each event becomes one JSON line with `as_record`: its snake-case name under "event", then its fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One of the most probable tokens at a position, with its model probability."""
+
+    token_id: int
+    text: str
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGenerated:
+    """One token was drawn. `p` and `logprob` are the model's at temperature 1; `p_sampled` is the sampler's."""
+
+    index: int  # 0 for the first generated token
+    token_id: int
+    text: str  # newly complete characters; empty while bytes are held back
+    logprob: float
+    p: float
+    p_sampled: float
+    entropy: float  # of the model's distribution, divided by ln V
+    rank: int  # 0: the most probable token was drawn
+    margin: float  # p of the most probable token minus p of the second
+    sample: int = -1  # in training: which sample this token belongs to; -1 outside training
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateFinished:
+    """A generation ended. `text` is everything generated, after trimming by a stop rule."""
+
+    finish_reason: str  # eos | stop_string | length | context | low_confidence | repetition | interrupted
+    text: str
+    tokens: int
+    prompt_tokens: int
+    tokens_per_second: float
+    typical_p: float  # exp(mean log p) of the generated tokens; 0 when there are none
+    perplexity: float
+    seed: int
+    kept_characters: int  # how much of the streamed text a stop rule left standing
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A stage that takes more than a second: `done` of `total` units (bytes, kernels, batches)."""
+
+    stage: str  # "compiling kernels" | "reading text" | "building vocabulary" | "encoding" | "timing" ...
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a person should know, in one sentence; level is info or warning."""
+
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """Training is about to begin, fresh or resumed at `step`."""
+
+    step: int
+    total_steps: int
+    tokens_per_step: int
+    n_parameters: int
+    train_tokens: int
+    validation_tokens: int
+    bytes_per_token: float
+    threads: int
+    memory_bytes: int  # estimated peak
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """One optimizer update. `step` counts from 1; `loss` is nats per token of this update's batch."""
+
+    step: int
+    loss: float
+    smoothed_loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens_seen: int
+    epoch: float
+    tokens_per_second: float
+    elapsed_seconds: float
+    eta_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvalFinished:
+    """Validation after `step` updates."""
+
+    step: int
+    loss: float
+    bits_per_byte: float
+    best: bool
+    elapsed_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampleStarted:
+    """Sample number `sample` begins with `prompt`; its TokenGenerated events carry the same number."""
+
+    step: int
+    sample: int
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFinished:
+    """A sample is whole: `text` continues `prompt`."""
+
+    step: int
+    sample: int
+    prompt: str
+    text: str
+    typical_p: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved:
+    """A file was written: kind is last (with optimizer state), best, or out (the result)."""
+
+    step: int
+    path: str
+    kind: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepSkipped:
+    """An update was not applied because its loss or gradient was not finite."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainFinished:
+    """Training ended. reason: finished | early_stop | interrupted."""
+
+    reason: str
+    step: int
+    best_loss: float | None
+    best_bits_per_byte: float | None
+    best_step: int | None
+    elapsed_seconds: float
+
+
+Event = (
+    TokenGenerated
+    | GenerateFinished
+    | Progress
+    | Note
+    | RunStarted
+    | StepFinished
+    | EvalFinished
+    | SampleStarted
+    | SampleFinished
+    | CheckpointSaved
+    | StepSkipped
+    | TrainFinished
+)
+
+
+def as_record(event: Event) -> dict[str, object]:
+    """The event as a JSON object: {"event": "step_finished", ...fields}."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+    return {"event": name, **dataclasses.asdict(event)}

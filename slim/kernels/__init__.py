@@ -1,0 +1,97 @@
+"""Numba kernels: the only code that does arithmetic on weights and activations.
+
+Dimension letters used in every shape line:
+    B batch   T time   C channels (= dim)   H query heads   G key/value heads   D head size   F hidden
+    V vocabulary   L layers   S cache length   N rows (= B*T)
+
+The write contract: a kernel returns nothing and writes into buffers it is given. `out =` is overwritten, `dweight +=`
+is accumulated; everything else is only read. Each `prange` iteration owns what it writes and float sums run in index
+order over fixed chunks, so the bytes of a result do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import stat
+import tempfile
+from pathlib import Path
+
+# Forcing the narrow path (tests, and fair benchmarks against an AVX2 rival) also keeps LLVM from using wider vectors
+# in ordinary loops, which it decides when Numba is first imported.
+if os.environ.get("SLIM_LANES") == "8" and platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("NUMBA_CPU_NAME", "haswell")
+    os.environ.setdefault("NUMBA_CPU_FEATURES", "")
+
+import llvmlite  # noqa: E402
+import numba  # noqa: E402
+import platformdirs  # noqa: E402
+from numba.core import config as numba_config  # noqa: E402
+
+
+def _source_digest() -> str:
+    """Name of this exact code on this exact machine: Numba's own cache key sees one source file only."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    from llvmlite import binding
+
+    cpu = binding.get_host_cpu_name() + binding.get_host_cpu_features().flatten()
+    for part in (numba.__version__, llvmlite.__version__, cpu, os.environ.get("SLIM_LANES", "")):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _private(folder: Path) -> bool:
+    """Create `folder` for us alone; False when somebody else could have put code there."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            return False
+        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+            return False
+        return os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
+def _choose_cache_folder() -> Path | None:
+    """The first usable of: SLIM_CACHE_DIR, the user's cache directory, a private temporary folder."""
+    chosen = os.environ.get("SLIM_CACHE_DIR")
+    candidates = [Path(chosen)] if chosen else [Path(platformdirs.user_cache_dir("slim"))]
+    digest = _source_digest()
+    for candidate in candidates:
+        folder = candidate / f"kernels-{digest}"
+        if _private(folder):
+            return folder
+    try:
+        user = os.getuid() if hasattr(os, "getuid") else 0
+        folder = Path(tempfile.gettempdir()) / f"slim-kernels-{user}-{digest}"
+        return folder if _private(folder) else None
+    except OSError:
+        return None
+
+
+CACHE_FOLDER: Path | None = _choose_cache_folder()
+if CACHE_FOLDER is not None:
+    numba_config.CACHE_DIR = str(CACHE_FOLDER)
+
+# NaN must stay visible, so no `nnan`; sums must keep their order, so no `reassoc`.
+FAST_MATH = {"nsz", "arcp", "contract", "afn"}
+# In a reduction named as such the order of the sum is free (it is still the same machine code in every thread).
+FAST_SUM = FAST_MATH | {"reassoc"}
+
+# SLIM_CHECKED=1 compiles every kernel serially with bounds checks: one of the three ways the kernel tests run.
+CHECKED = os.environ.get("SLIM_CHECKED") == "1"
+
+SERIAL = {
+    "nogil": True,
+    "fastmath": FAST_MATH,
+    "error_model": "numpy",
+    "boundscheck": CHECKED,
+    "cache": CACHE_FOLDER is not None and not CHECKED,
+}
+PARALLEL = {**SERIAL, "parallel": not CHECKED}
+REDUCTION = {**SERIAL, "fastmath": FAST_SUM}
