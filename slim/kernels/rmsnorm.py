@@ -1,0 +1,63 @@
+"""RMSNorm (Zhang and Sennrich 2019): out = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps), row by row."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from slim.kernels import PARALLEL
+from slim.kernels.elementary import dot
+
+ROW_CHUNK = 64  # rows whose weight gradient is summed into one partial row
+ZERO = np.float32(0.0)
+ONE = np.float32(1.0)
+
+
+def partial_rows(n_rows: int) -> int:
+    """Rows of the `partial` buffer that `rmsnorm_backward` needs for n_rows rows."""
+    return -(-n_rows // ROW_CHUNK)
+
+
+@njit(**PARALLEL)
+def rmsnorm_forward(out, rstd, x, weight, eps):
+    """out (N, C) =   rstd (N,) =   x (N, C)   weight (C,)   eps float32"""
+    N, C = x.shape
+    flat = x.reshape(-1)
+    for n in prange(N):
+        scale = ONE / np.sqrt(dot(flat, n * C, flat, n * C, C) / np.float32(C) + eps)
+        rstd[n] = scale
+        for c in range(C):
+            out[n, c] = x[n, c] * scale * weight[c]
+
+
+@njit(**PARALLEL)
+def rmsnorm_backward(dx, dweight, partial, dout, x, rstd, weight):
+    """dx (N, C) +=   dweight (C,) +=   partial (partial_rows(N), C) =   dout, x (N, C)   rstd (N,)   weight (C,)
+
+    Inverts out = x * rstd * weight, where rstd depends on x too:
+        dx = rstd * (g - x * rstd^2 * mean(g * x)),  g = dout * weight
+    """
+    N, C = x.shape
+    flat = x.reshape(-1)
+    scratch = partial.reshape(-1)
+    chunks = (N + ROW_CHUNK - 1) // ROW_CHUNK
+    for chunk in prange(chunks):
+        base = chunk * C
+        # The partial row first holds g of one row at a time, for the dot product; dweight's share is summed after.
+        for n in range(chunk * ROW_CHUNK, min((chunk + 1) * ROW_CHUNK, N)):
+            for c in range(C):
+                scratch[base + c] = dout[n, c] * weight[c]
+            scale = rstd[n]
+            mean = dot(scratch, base, flat, n * C, C) / np.float32(C)
+            factor = scale * scale * scale * mean
+            for c in range(C):
+                dx[n, c] += scratch[base + c] * scale - x[n, c] * factor
+        for c in range(C):
+            scratch[base + c] = ZERO
+        for n in range(chunk * ROW_CHUNK, min((chunk + 1) * ROW_CHUNK, N)):
+            scale = rstd[n]
+            for c in range(C):
+                scratch[base + c] += dout[n, c] * x[n, c] * scale
+    for chunk in range(chunks):
+        for c in range(C):
+            dweight[c] += partial[chunk, c]

@@ -1,0 +1,308 @@
+"""The decoder: forward, backward and single-token decode as lists of kernel calls.
+
+    x = embedding(tokens)
+    per layer:   x = x + attention(rope(rmsnorm(x) Wqkv)) Wo
+                 x = x + (silu(gate) * up) Wdown,   gate, up = rmsnorm(x) Wgate_up
+    logits = rmsnorm(x) Wemb^T
+
+(Touvron et al. 2023.) Everything below runs in the engine thread; all buffers of a (B, T) shape are allocated once.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from slim.config import ModelConfig
+from slim.kernels.attention import attention_backward, attention_forward, attention_scratch_size
+from slim.kernels.cross_entropy import cross_entropy
+from slim.kernels.decode import decode_token, decode_work_size
+from slim.kernels.embedding import embedding_backward, embedding_forward
+from slim.kernels.matmul import gradient_scratch_size, matmul, matmul_weight_gradient, pack, packed_size
+from slim.kernels.rmsnorm import partial_rows, rmsnorm_backward, rmsnorm_forward
+from slim.kernels.rope import rope, rope_tables
+from slim.kernels.swiglu import swiglu_backward, swiglu_forward
+from slim.kv_cache import KVCache
+from slim.parameters import Layer, Parameters
+
+HEAD_ROWS = 256  # rows of logits that exist at a time
+FORWARD, BACKWARD = np.float32(1.0), np.float32(-1.0)
+OVERWRITE, ADD = 0, 1
+
+
+class Panels:
+    """Every matrix packed for the micro-kernel: transposed for the forward pass, as it is for input gradients."""
+
+    def __init__(self, parameters: Parameters, transposed: bool) -> None:
+        self.transposed = transposed
+        matrices = [w for layer in parameters.layers for w in _matrices(layer)] + [parameters.lm_head]
+        sizes = [self._size(w) for w in matrices]
+        starts = [0, *np.cumsum(sizes).tolist()]
+        self.flat = np.zeros(starts[-1], np.float32)
+        views = [self.flat[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+        self._pairs = list(zip(views, matrices, strict=True))
+        self.head = views[-1]
+        self.layers = [tuple(views[i : i + 4]) for i in range(0, len(views) - 1, 4)]  # wqkv, wo, w_gate_up, w_down
+        self.starts = np.array(starts[:-2], np.int64).reshape(-1, 4)
+        self.head_start = starts[-2]
+
+    def _size(self, weight: np.ndarray) -> int:
+        rows, columns = weight.shape
+        return packed_size(rows, columns) if self.transposed else packed_size(columns, rows)
+
+    def pack(self) -> None:
+        """Copy the weights as they are now."""
+        for panels, weight in self._pairs:
+            pack(panels, weight, self.transposed)
+
+
+def _matrices(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    return layer.wqkv, layer.wo, layer.w_gate_up, layer.w_down
+
+
+class Workspace:
+    """The activations of a (B, T) batch. With train=False all layers share one layer's buffers."""
+
+    def __init__(self, config: ModelConfig, B: int, T: int, train: bool) -> None:
+        if T > config.max_seq_len:
+            raise ValueError(f"T must be at most max_seq_len, but {T} > {config.max_seq_len}")
+        self.B, self.T, self.train = B, T, train
+        N, C, F, V = B * T, config.dim, config.hidden_dim, config.vocab_size
+        L, H, D = config.n_layers, config.n_heads, config.head_dim
+        qkv_columns = (H + 2 * config.n_kv_heads) * D
+        self.x = _per_layer(L + 1, (N, C), train)
+        self.rstd_attn = _per_layer(L, (N,), train)
+        self.qkv = _per_layer(L, (N, qkv_columns), train)
+        self.attended = _per_layer(L, (N, C), train)
+        self.lse = _per_layer(L, (B, H, T), train)
+        self.x_mid = _per_layer(L, (N, C), train)
+        self.rstd_ffn = _per_layer(L, (N,), train)
+        self.gate_up = _per_layer(L, (N, 2 * F), train)
+        self.normed = np.empty((N, C), np.float32)
+        self.hidden = np.empty((N, F), np.float32)
+        self.rstd_final = np.empty(N, np.float32)
+        self.losses = np.empty(N, np.float32)
+        self.logits = np.empty((min(N, HEAD_ROWS), V), np.float32)
+        workers = numba.get_num_threads()
+        self.attention_scratch = np.empty((workers, attention_scratch_size(T, D)), np.float32)
+        if train:
+            self.dx = np.empty((N, C), np.float32)
+            self.dnormed = np.empty((N, C), np.float32)
+            self.dqkv = np.empty((N, qkv_columns), np.float32)
+            self.dgate_up = np.empty((N, 2 * F), np.float32)
+            self.dhidden = np.empty((N, F), np.float32)
+            self.partial = np.empty((partial_rows(N), C), np.float32)
+            self.gradient_scratch = np.empty((workers, gradient_scratch_size(max(C, F))), np.float32)
+
+
+def _per_layer(count: int, shape: tuple[int, ...], distinct: bool) -> list[np.ndarray]:
+    if distinct:
+        return [np.empty(shape, np.float32) for _ in range(count)]
+    return [np.empty(shape, np.float32)] * count
+
+
+def workspace_bytes(config: ModelConfig, B: int, T: int, train: bool) -> int:
+    """Bytes of a Workspace, without its few scratch buffers."""
+    N, C, F = B * T, config.dim, config.hidden_dim
+    qkv = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+    layer = 3 * C + qkv + 2 * F + config.n_heads + 2
+    shared = C + F + 2 + (2 * C + qkv + 3 * F if train else 0)
+    layers = config.n_layers if train else 1
+    return 4 * (N * (layers * layer + C + shared) + min(N, HEAD_ROWS) * config.vocab_size)
+
+
+class Model:
+    """A model that runs: parameters, their packed copies and the RoPE tables. Call `pack()` after changing weights."""
+
+    def __init__(self, config: ModelConfig, parameters: Parameters) -> None:
+        self.config = config
+        self.parameters = parameters
+        self.cos, self.sin = rope_tables(config.max_seq_len, config.head_dim, config.rope_theta)
+        self.eps = np.float32(config.norm_eps)
+        self.panels = Panels(parameters, transposed=True)
+        self.gradient_panels: Panels | None = None  # made by the first backward pass
+        starts, offset = self.panels.starts, parameters.offsets
+        norms = [
+            (offset[f"model.layers.{i}.input_layernorm.weight"], offset[f"model.layers.{i}.post_attention_layernorm.weight"])
+            for i in range(config.n_layers)
+        ]  # fmt: skip
+        self._decode_layers = np.ascontiguousarray(np.hstack([starts, np.array(norms, np.int64)]))
+        qkv_columns = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+        work_size = decode_work_size(config.dim, qkv_columns, config.hidden_dim, config.max_seq_len)
+        self._work = np.empty(work_size, np.float32)
+        self._next_logits = np.empty((1, config.vocab_size), np.float32)
+        self.pack()
+
+    def pack(self) -> None:
+        """Bring the packed copies up to date with `parameters`."""
+        self.panels.pack()
+        if self.gradient_panels is not None:
+            self.gradient_panels.pack()
+
+    def workspace(self, B: int, T: int, train: bool) -> Workspace:
+        """Buffers for batches of B sequences of T tokens, made once and used for every step."""
+        return Workspace(self.config, B, T, train)
+
+    def new_cache(self, capacity: int | None = None) -> KVCache:
+        """An empty cache for `capacity` tokens (the context length if None)."""
+        return KVCache(self.config, self.config.max_seq_len if capacity is None else capacity)
+
+    # ---- forward ----------------------------------------------------------------------------------------------
+
+    def _forward(self, w: Workspace, tokens: np.ndarray, cache: KVCache | None = None) -> None:
+        """Fill w.x[L] and w.normed (after the final norm); with a cache, after its `length` tokens and into it."""
+        config = self.config
+        H, G, D = config.n_heads, config.n_kv_heads, config.head_dim
+        start = 0 if cache is None else cache.length
+        k_column, v_column = H * D, (H + G) * D
+        embedding_forward(w.x[0], tokens, self.parameters.tok_emb)
+        for i, (layer, (wqkv, wo, w_gate_up, w_down)) in enumerate(
+            zip(self.parameters.layers, self.panels.layers, strict=True)
+        ):
+            rmsnorm_forward(w.normed, w.rstd_attn[i], w.x[i], layer.attn_norm, self.eps)
+            matmul(w.qkv[i], w.normed, wqkv, OVERWRITE)
+            rope(w.qkv[i], self.cos, self.sin, H + G, w.T, start, FORWARD)
+            if cache is None:
+                keys, values, k_first, v_first, S = w.qkv[i], w.qkv[i], k_column, v_column, w.T
+            else:
+                S = start + w.T
+                keys, values, k_first, v_first = cache.keys[i], cache.values[i], 0, 0
+                keys[start:S] = w.qkv[i][:, k_column:v_column]
+                values[start:S] = w.qkv[i][:, v_column:]
+            attention_forward(
+                w.attended[i], w.lse[i], w.qkv[i], keys, k_first, values, v_first,
+                w.B, w.T, S, H, G, D, start, w.attention_scratch,
+            )  # fmt: skip
+            np.copyto(w.x_mid[i], w.x[i])
+            matmul(w.x_mid[i], w.attended[i], wo, ADD)
+            rmsnorm_forward(w.normed, w.rstd_ffn[i], w.x_mid[i], layer.ffn_norm, self.eps)
+            matmul(w.gate_up[i], w.normed, w_gate_up, OVERWRITE)
+            swiglu_forward(w.hidden, w.gate_up[i])
+            np.copyto(w.x[i + 1], w.x_mid[i])
+            matmul(w.x[i + 1], w.hidden, w_down, ADD)
+        rmsnorm_forward(w.normed, w.rstd_final, w.x[-1], self.parameters.final_norm, self.eps)
+
+    def _head_chunks(self, w: Workspace) -> list[slice]:
+        N = w.B * w.T
+        return [slice(first, min(first + HEAD_ROWS, N)) for first in range(0, N, HEAD_ROWS)]
+
+    def token_losses(self, w: Workspace, tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Nats of every target, (B, T) float32, 0 where the target is -1. tokens, targets (B, T) int32."""
+        tokens, targets = _rows(tokens, w), _rows(targets, w)
+        self._forward(w, tokens)
+        for rows in self._head_chunks(w):
+            logits = w.logits[: rows.stop - rows.start]
+            matmul(logits, w.normed[rows], self.panels.head, OVERWRITE)
+            cross_entropy(w.losses[rows], logits, targets[rows], np.float32(0.0))
+        return w.losses.reshape(w.B, w.T)
+
+    def logits(self, w: Workspace, tokens: np.ndarray) -> np.ndarray:
+        """All logits, (B, T, V) float32: for small batches."""
+        self._forward(w, _rows(tokens, w))
+        logits = np.empty((w.B * w.T, self.config.vocab_size), np.float32)
+        matmul(logits, w.normed, self.panels.head, OVERWRITE)
+        return logits.reshape(w.B, w.T, -1)
+
+    # ---- backward ---------------------------------------------------------------------------------------------
+
+    def loss_and_gradients(
+        self, w: Workspace, tokens: np.ndarray, targets: np.ndarray, gradients: Parameters, scale: float = 1.0
+    ) -> float:
+        """Add scale * d(mean loss)/dw to `gradients`; return the mean loss in nats over targets that are not -1."""
+        if self.gradient_panels is None:
+            self.gradient_panels = Panels(self.parameters, transposed=False)
+            self.gradient_panels.pack()
+        tokens, targets = _rows(tokens, w), _rows(targets, w)
+        self._forward(w, tokens)
+        counted = max(int(np.count_nonzero(targets >= 0)), 1)
+        for rows in self._head_chunks(w):
+            logits = w.logits[: rows.stop - rows.start]
+            matmul(logits, w.normed[rows], self.panels.head, OVERWRITE)
+            cross_entropy(w.losses[rows], logits, targets[rows], np.float32(scale / counted))
+            matmul(w.dnormed[rows], logits, self.gradient_panels.head, OVERWRITE)
+            matmul_weight_gradient(gradients.lm_head, logits, w.normed[rows], w.gradient_scratch)
+        self._backward(w, tokens, gradients)
+        return float(np.sum(w.losses, dtype=np.float64)) / counted
+
+    def _backward(self, w: Workspace, tokens: np.ndarray, gradients: Parameters) -> None:
+        """From w.dnormed, the gradient at the final norm, to every weight. Each group names the line it inverts."""
+        assert self.gradient_panels is not None
+        config, parameters, scratch = self.config, self.parameters, w.gradient_scratch
+        H, G, D = config.n_heads, config.n_kv_heads, config.head_dim
+        w.dx.fill(0.0)
+        # normed = rmsnorm(x[L], final_norm)
+        rmsnorm_backward(
+            w.dx, gradients.final_norm, w.partial, w.dnormed, w.x[-1], w.rstd_final, parameters.final_norm
+        )
+        for i in reversed(range(config.n_layers)):
+            layer, dlayer = parameters.layers[i], gradients.layers[i]
+            wqkv, wo, w_gate_up, w_down = self.gradient_panels.layers[i]
+            # x[i + 1] = x_mid + swiglu(gate_up) w_down; hidden is cheaper to compute again than to keep
+            swiglu_forward(w.hidden, w.gate_up[i])
+            matmul_weight_gradient(dlayer.w_down, w.dx, w.hidden, scratch)
+            matmul(w.dhidden, w.dx, w_down, OVERWRITE)
+            swiglu_backward(w.dgate_up, w.dhidden, w.gate_up[i])
+            # gate_up = rmsnorm(x_mid, ffn_norm) w_gate_up
+            rmsnorm_forward(w.normed, w.rstd_ffn[i], w.x_mid[i], layer.ffn_norm, self.eps)
+            matmul_weight_gradient(dlayer.w_gate_up, w.dgate_up, w.normed, scratch)
+            matmul(w.dnormed, w.dgate_up, w_gate_up, OVERWRITE)
+            rmsnorm_backward(
+                w.dx, dlayer.ffn_norm, w.partial, w.dnormed, w.x_mid[i], w.rstd_ffn[i], layer.ffn_norm
+            )
+            # x_mid = x[i] + attended wo
+            matmul_weight_gradient(dlayer.wo, w.dx, w.attended[i], scratch)
+            matmul(w.dnormed, w.dx, wo, OVERWRITE)
+            # attended = attention(rope(qkv))
+            attention_backward(
+                w.dqkv, w.dnormed, w.attended[i], w.lse[i], w.qkv[i], w.B, w.T, H, D, w.attention_scratch
+            )
+            rope(w.dqkv, self.cos, self.sin, H + G, w.T, 0, BACKWARD)
+            # qkv = rmsnorm(x[i], attn_norm) wqkv
+            rmsnorm_forward(w.normed, w.rstd_attn[i], w.x[i], layer.attn_norm, self.eps)
+            matmul_weight_gradient(dlayer.wqkv, w.dqkv, w.normed, scratch)
+            matmul(w.dnormed, w.dqkv, wqkv, OVERWRITE)
+            rmsnorm_backward(
+                w.dx, dlayer.attn_norm, w.partial, w.dnormed, w.x[i], w.rstd_attn[i], layer.attn_norm
+            )
+        # x[0] = embedding(tokens)
+        embedding_backward(gradients.tok_emb, w.dx, tokens)
+
+    # ---- generation -------------------------------------------------------------------------------------------
+
+    def prefill(self, cache: KVCache, ids: np.ndarray) -> np.ndarray:
+        """Append all `ids` to the cache in one pass; logits (V,) after the last, valid until the next call."""
+        ids = np.ascontiguousarray(ids, np.int32)
+        _check_room(cache, len(ids))
+        w = Workspace(self.config, 1, len(ids), train=False)
+        w.attention_scratch = np.empty(
+            (w.attention_scratch.shape[0], attention_scratch_size(cache.length + len(ids), self.config.head_dim)),
+            np.float32,
+        )
+        self._forward(w, ids, cache)
+        cache.length += len(ids)
+        matmul(self._next_logits, w.normed[-1:], self.panels.head, OVERWRITE)
+        return self._next_logits[0]
+
+    def decode(self, cache: KVCache, token_id: int) -> np.ndarray:
+        """Append one token to the cache; logits (V,) of the next, valid until the next call."""
+        _check_room(cache, 1)
+        config, offsets = self.config, self.parameters.offsets
+        decode_token(
+            self._next_logits[0], cache.keys, cache.values, self._work, token_id, cache.length,
+            self.parameters.flat, offsets["model.embed_tokens.weight"], offsets["model.norm.weight"],
+            self.panels.flat, self._decode_layers, self.panels.head_start, self.cos, self.sin,
+            config.n_heads, config.n_kv_heads, config.head_dim, config.hidden_dim, self.eps,
+        )  # fmt: skip
+        cache.length += 1
+        return self._next_logits[0]
+
+
+def _rows(ids: np.ndarray, w: Workspace) -> np.ndarray:
+    if ids.shape != (w.B, w.T):
+        raise ValueError(f"the workspace is for {(w.B, w.T)} ids, but got {ids.shape}")
+    return np.ascontiguousarray(ids, np.int32).reshape(-1)
+
+
+def _check_room(cache: KVCache, count: int) -> None:
+    if count < 1 or cache.length + count > cache.capacity:
+        raise ValueError(f"the cache holds {cache.length} of {cache.capacity} tokens: no room for {count} more")
