@@ -117,6 +117,34 @@ class GenerateConfig:
     stop_confidence: str | float = "off"  # off | auto | a mean log-probability (below 0)
     min_tokens: int = 24
 
+    def __post_init__(self) -> None:
+        for name, smallest in (("max_tokens", 1), ("top_k", 0), ("repeat_window", 0), ("min_tokens", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+                raise ConfigError(f"{name} must be a whole number from {smallest}, but is {value!r}")
+        for name, lowest, highest in (
+            ("temperature", 0.0, 100.0),
+            ("top_p", 1e-6, 1.0),
+            ("min_p", 0.0, 1.0),
+            ("repeat_penalty", 0.1, 10.0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value <= highest:
+                raise ConfigError(
+                    f"{name} must be a number from {lowest:g} to {highest:g}, but is {value!r}"
+                )
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            raise ConfigError(f"seed must be a whole number, but is {self.seed!r}")
+        if not all(isinstance(stop, str) and stop for stop in self.stop):
+            raise ConfigError(f"a stop string must have at least one character, but stop is {self.stop!r}")
+        rule = self.stop_confidence
+        number = isinstance(rule, (int, float)) and not isinstance(rule, bool)
+        if not (rule in ("off", "auto") or (number and -100.0 <= rule < 0.0)):
+            raise ConfigError(
+                f"stop_confidence must be off, auto or a mean log-probability from -100 to below 0 "
+                f"(such as -3.5), but is {rule!r}"
+            )
+
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"dim": 128, "n_layers": 4, "n_heads": 4, "hidden_dim": 384},
