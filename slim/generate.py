@@ -1,0 +1,226 @@
+"""Text from a model as events: tokens with their confidence, then the reason for the end."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slim.confidence import (
+    STATISTIC,
+    WINDOW,
+    LowConfidence,
+    Repetition,
+    TokenConfidence,
+    last_sentence_end,
+    typical_p,
+)
+from slim.config import GenerateConfig
+from slim.decoding import DrawnToken, draw_tokens
+from slim.errors import UsageError
+from slim.events import Alternative, GenerateFinished, Note, TokenGenerated
+
+if TYPE_CHECKING:
+    from slim.model import Model
+    from slim.tokenizer import Tokenizer
+
+
+def generate(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompt: str | bytes,
+    config: GenerateConfig,
+    calibration: dict[str, object] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    n_alternatives: int = 0,
+) -> Iterator[TokenGenerated | GenerateFinished | Note]:
+    """Continue `prompt` by at most `config.max_tokens` tokens.
+
+    Yields at most one Note, a TokenGenerated per token (an end-of-text token too, which has no
+    text), and last a GenerateFinished. The texts of the tokens joined are what was streamed; its
+    first `kept_characters` characters are the result, and only `low_confidence` cuts any off.
+    calibration   the model file's record, which `stop_confidence="auto"` takes its threshold from
+    should_stop   asked once per token; True ends the text as `interrupted`
+    Raises UsageError for a prompt that fills the context.
+    """
+    limit = model.config.max_seq_len
+    ids = start_of_text(tokenizer, prompt, limit)
+    seed = secrets.randbelow(2**31) if config.seed is None else config.seed
+    low_confidence, repetition, note = stop_rules(config, calibration)
+    if note is not None:
+        yield note
+    cache = model.new_cache(min(limit, ids.size + config.max_tokens))
+    decoder = tokenizer.stream()
+    stops = StopStrings(config.stop)
+    streamed = ""
+    starts: deque[int] = deque(maxlen=WINDOW)  # where in `streamed` each of the last tokens begins
+    logprobs: list[float] = []
+    finish_reason = ""
+    first_at = last_at = started_at = time.perf_counter()
+    drawn_tokens = draw_tokens(
+        model, cache, ids, config, seed, "generate", {tokenizer.eos_id}, n_alternatives
+    )
+    for index, drawn in enumerate(drawn_tokens):
+        last_at = time.perf_counter()
+        if index == 0:
+            first_at = last_at
+        logprobs.append(drawn.confidence.logprob)
+        starts.append(len(streamed))
+        text = stops.push(decoder.push(drawn.token_id))
+        # Each rule sees each token, whichever of them ends the text.
+        unsure = low_confidence is not None and low_confidence.push(drawn.confidence.logprob)
+        looping = repetition is not None and repetition.push(drawn.token_id)
+        if drawn.token_id == tokenizer.eos_id:
+            finish_reason = "eos"
+        elif stops.found:
+            finish_reason = "stop_string"
+        elif looping:
+            finish_reason = "repetition"
+        elif unsure:
+            finish_reason = "low_confidence"
+        elif index + 1 == config.max_tokens:
+            finish_reason = "length"
+        elif cache.length >= limit:
+            finish_reason = "context"
+        elif should_stop is not None and should_stop():
+            finish_reason = "interrupted"
+        if finish_reason and not stops.found:
+            text += stops.push(decoder.flush()) + stops.flush()
+        streamed += text
+        yield _token_event(tokenizer, index, drawn, text)
+        if finish_reason:
+            break
+    kept = len(streamed)
+    if finish_reason == "low_confidence":
+        kept = last_sentence_end(streamed, starts[0]) or kept
+    typical = typical_p(logprobs)
+    # The first token carries the prefill (and a cold start's compilation): speed is the others'.
+    timed, seconds = len(logprobs) - 1, last_at - first_at
+    if timed == 0:
+        timed, seconds = 1, last_at - started_at
+    yield GenerateFinished(
+        finish_reason=finish_reason,
+        text=streamed[:kept],
+        tokens=len(logprobs),
+        prompt_tokens=ids.size - 1,
+        tokens_per_second=timed / max(seconds, 1e-9),
+        typical_p=typical,
+        perplexity=1.0 / typical if typical > 0.0 else 0.0,
+        seed=seed,
+        kept_characters=kept,
+    )
+
+
+def start_of_text(tokenizer: Tokenizer, prompt: str | bytes, limit: int) -> np.ndarray:
+    """`<|endoftext|>` and the prompt's ids, (n,) int32: documents in training begin like this."""
+    ids = tokenizer.encode(prompt)
+    if ids.size >= limit:
+        raise UsageError(
+            f"the prompt has {ids.size:,} tokens but the model reads at most {limit - 1:,}: "
+            "shorten it"
+        )
+    return np.concatenate(([tokenizer.eos_id], ids)).astype(np.int32)
+
+
+def stop_rules(
+    config: GenerateConfig, calibration: dict[str, object] | None
+) -> tuple[LowConfidence | None, Repetition | None, Note | None]:
+    """The rules of `stop_confidence`: none for "off", else both where a threshold is known."""
+    if config.stop_confidence == "off":
+        return None, None, None
+    note = None
+    threshold = config.stop_confidence
+    if threshold == "auto":
+        threshold = calibrated_threshold(calibration)
+        if threshold is None:
+            note = Note(
+                "this model has no confidence calibration, so only loops end the text early: "
+                "give a threshold instead, such as --stop-confidence -3.5",
+                level="warning",
+            )
+    if threshold is None:
+        return None, Repetition(), note
+    return LowConfidence(float(threshold), min_tokens=config.min_tokens), Repetition(), note
+
+
+def calibrated_threshold(calibration: dict[str, object] | None) -> float | None:
+    """The threshold of a calibration record, None where there is none that this version can use."""
+    if not isinstance(calibration, dict) or calibration.get("statistic") != STATISTIC:
+        return None
+    threshold = calibration.get("threshold")
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        return None
+    return float(threshold) if math.isfinite(threshold) else None
+
+
+class StopStrings:
+    """Ends a text before the first stop string, and holds back what may become one.
+
+    `push` returns the text that is free to be shown; how a text is cut into pushes does not matter.
+    """
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self.found = False
+        self._stops = stops
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """Take the next piece of text; after a stop string nothing comes out any more."""
+        if not self._stops or self.found:
+            return "" if self.found else text
+        self._held += text
+        # (end, start) of each stop's first place: the one complete first wins, of two the longer.
+        places = [
+            (at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0
+        ]
+        if places:
+            self.found = True
+            free = min(places)[1]
+        else:
+            free = len(self._held) - max(self._overlap(stop) for stop in self._stops)
+        out, self._held = self._held[:free], self._held[free:]
+        return out
+
+    def flush(self) -> str:
+        """What is still held back at the end of a text; nothing if that is a stop string."""
+        out, self._held = "" if self.found else self._held, ""
+        return out
+
+    def _overlap(self, stop: str) -> int:
+        """Length of the longest end of the held text that a stop string begins with."""
+        for length in range(min(len(stop) - 1, len(self._held)), 0, -1):
+            if stop.startswith(self._held[-length:]):
+                return length
+        return 0
+
+
+def _token_event(tokenizer: Tokenizer, index: int, drawn: DrawnToken, text: str) -> TokenGenerated:
+    seen: TokenConfidence = drawn.confidence
+    return TokenGenerated(
+        index=index,
+        token_id=drawn.token_id,
+        text=text,
+        logprob=seen.logprob,
+        p=seen.p,
+        p_sampled=drawn.p_sampled,
+        entropy=seen.entropy,
+        rank=seen.rank,
+        margin=seen.margin,
+        alternatives=tuple(
+            Alternative(token_id, token_text(tokenizer, token_id), p)
+            for token_id, p in seen.alternatives
+        ),
+    )
+
+
+def token_text(tokenizer: Tokenizer, token_id: int) -> str:
+    """One token for display: a special token by its name, a part of a character as U+FFFD."""
+    for name, special_id in tokenizer.special_tokens.items():
+        if special_id == token_id:
+            return name
+    return tokenizer.token_bytes(token_id).decode("utf-8", errors="replace")
