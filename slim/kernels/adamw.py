@@ -38,12 +38,16 @@ def adamw(
     n = parameters.shape[0]
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, n)
-        for i in range(start, stop):
-            g = gradients[i] * gradient_scale
-            gradients[i] = ZERO
-            first = beta1 * m[i] + (ONE - beta1) * g
-            second = beta2 * v[i] + (ONE - beta2) * g * g
-            m[i], v[i] = first, second
+        w, d = parameters[start:stop], gradients[start:stop]
+        m_part, v_part = m[start:stop], v[start:stop]
+        decayed = n_decayed - start
+        for i in range(stop - start):
+            g = d[i] * gradient_scale
+            d[i] = ZERO
+            first = beta1 * m_part[i] + (ONE - beta1) * g
+            second = beta2 * v_part[i] + (ONE - beta2) * g * g
+            m_part[i] = first
+            v_part[i] = second
             step = (first / bias1) / (np.sqrt(second / bias2) + eps)
-            shrink = learning_rate * decay if i < n_decayed else ZERO
-            parameters[i] = parameters[i] - shrink * parameters[i] - learning_rate * step
+            shrink = learning_rate * decay if i < decayed else ZERO
+            w[i] = w[i] - shrink * w[i] - learning_rate * step

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit, prange
 
 from slim.kernels import PARALLEL
-from slim.kernels.elementary import exp, row_max, row_sum
+from slim.kernels.elementary import exp_row, row_max, row_sum, scale_row
 
 ZERO = np.float32(0.0)
 
@@ -31,11 +31,8 @@ def cross_entropy(losses, logits, targets, scale):
         else:
             largest = row_max(flat, n * V, V)
             at_target = logits[n, target] - largest
-            for v in range(V):
-                logits[n, v] = exp(logits[n, v] - largest)
+            exp_row(flat, n * V, V, largest)
             total = row_sum(flat, n * V, V)
             losses[n] = np.log(total) - at_target
-            factor = scale / total
-            for v in range(V):
-                logits[n, v] *= factor
+            scale_row(flat, n * V, V, scale / total)
             logits[n, target] -= scale

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from slim.kernels import SERIAL
-from slim.kernels.elementary import dot, exp, row_max, row_sum
+from slim.kernels.elementary import add_scaled, dot, exp, exp_row, fill_row, row_max, row_sum
 from slim.kernels.tile import NR, WIDE, tile_row, tile_wide_row
 
 ZERO = np.float32(0.0)
@@ -90,15 +90,12 @@ def decode_token(
             for t in range(position + 1):
                 work[scores + t] = dot(work, qkv + h * D, k_flat, head_start + t * kv_columns, D) * scale
             largest = row_max(work, scores, position + 1)
-            for t in range(position + 1):
-                work[scores + t] = exp(work[scores + t] - largest)
+            exp_row(work, scores, position + 1, largest)
             inverse = ONE / row_sum(work, scores, position + 1)
-            for d in range(D):
-                work[attended + h * D + d] = ZERO
+            fill_row(work, attended + h * D, D, ZERO)
             for t in range(position + 1):
                 p = work[scores + t] * inverse
-                for d in range(D):
-                    work[attended + h * D + d] += p * v_flat[head_start + t * kv_columns + d]
+                add_scaled(work, attended + h * D, v_flat, head_start + t * kv_columns, D, p)
         _matvec(work, x, work, attended, panels, layers[layer, ATTENTION_OUT], C, C, 1)
         _norm(work, normed, work, x, parameters, layers[layer, FFN_NORM], C, eps)
         _matvec(work, gate_up, work, normed, panels, layers[layer, GATE_UP], 2 * F, C, 0)

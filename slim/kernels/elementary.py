@@ -64,29 +64,67 @@ def exp(x):
     return p * _power_of_two(n)
 
 
+# The functions below cut a slice first: an index that starts at 0 is known not to be negative, and only then is the
+# loop turned into vector code (Numba wraps a negative index around). That makes them 5 to 10 times faster.
+
+
 @njit(**{**REDUCTION, "cache": False})
 def row_sum(x, start, n):
     """Sum of x[start : start + n]."""
+    row = x[start : start + n]
     total = ZERO
     for i in range(n):
-        total += x[start + i]
+        total += row[i]
     return total
 
 
 @njit(**{**REDUCTION, "cache": False})
 def dot(x, x_start, y, y_start, n):
     """Inner product of n elements of x and y."""
+    a, b = x[x_start : x_start + n], y[y_start : y_start + n]
     total = ZERO
     for i in range(n):
-        total += x[x_start + i] * y[y_start + i]
+        total += a[i] * b[i]
     return total
 
 
 @njit(**{**REDUCTION, "fastmath": True, "cache": False})
 def row_max(x, start, n):
     """Largest of x[start : start + n], n >= 1. A NaN may be passed over: whoever sums the row afterwards sees it."""
-    largest = x[start]
+    row = x[start : start + n]
+    largest = row[0]
     for i in range(n):
-        value = x[start + i]
-        largest = value if value > largest else largest
+        largest = row[i] if row[i] > largest else largest
     return largest
+
+
+@njit(**{**SERIAL, "cache": False})
+def exp_row(x, start, n, shift):
+    """x[start : start + n] = e^(x - shift), in place."""
+    row = x[start : start + n]
+    for i in range(n):
+        row[i] = exp(row[i] - shift)
+
+
+@njit(**{**SERIAL, "cache": False})
+def scale_row(x, start, n, factor):
+    """x[start : start + n] *= factor."""
+    row = x[start : start + n]
+    for i in range(n):
+        row[i] *= factor
+
+
+@njit(**{**SERIAL, "cache": False})
+def add_scaled(y, y_start, x, x_start, n, factor):
+    """y[y_start : y_start + n] += factor * x[x_start : x_start + n]."""
+    to, row = y[y_start : y_start + n], x[x_start : x_start + n]
+    for i in range(n):
+        to[i] += factor * row[i]
+
+
+@njit(**{**SERIAL, "cache": False})
+def fill_row(x, start, n, value):
+    """x[start : start + n] = value."""
+    row = x[start : start + n]
+    for i in range(n):
+        row[i] = value

@@ -54,10 +54,11 @@ def pack(panels, weight, transposed):
             width = min(NR, K - p * NR)
             base = p * N * NR
             for n in range(N):
+                to, part = panels[base + n * NR : base + n * NR + NR], weight[n, p * NR : p * NR + width]
                 for j in range(width):
-                    panels[base + n * NR + j] = weight[n, p * NR + j]
+                    to[j] = part[j]
                 for j in range(width, NR):
-                    panels[base + n * NR + j] = 0.0
+                    to[j] = 0.0
 
 
 @njit(**PARALLEL)
@@ -95,9 +96,12 @@ def matmul_weight_gradient(dweight, dout, x, scratch):
         for m0 in range(0, M, TOKEN_CHUNK):
             tokens = min(TOKEN_CHUNK, M - m0)
             for m in range(tokens):
+                row_of_x = x[m0 + m]
                 for p in range(K // NR):
+                    to = local[p * TOKEN_CHUNK * NR + m * NR : p * TOKEN_CHUNK * NR + m * NR + NR]
+                    part = row_of_x[p * NR : p * NR + NR]
                     for j in range(NR):
-                        local[p * TOKEN_CHUNK * NR + m * NR + j] = x[m0 + m, p * NR + j]
+                        to[j] = part[j]
                 for k in range(K // NR * NR, K):
                     local[(panels - 1) * TOKEN_CHUNK * NR + m * NR + k % NR] = x[m0 + m, k]
             for block in range(worker, blocks, workers):
@@ -105,9 +109,12 @@ def matmul_weight_gradient(dweight, dout, x, scratch):
                 rows = min(block_rows, N - row)
                 full = rows - rows % MR
                 for m in range(tokens):
+                    columns_of_dout = dout[m0 + m, row : row + rows]
                     for r in range(0, full, MR):
+                        tile = a_start + r * TOKEN_CHUNK + m * MR
+                        to, part = local[tile : tile + MR], columns_of_dout[r : r + MR]
                         for j in range(MR):
-                            local[a_start + r * TOKEN_CHUNK + m * MR + j] = dout[m0 + m, row + r + j]
+                            to[j] = part[j]
                     for j in range(rows - full):
                         local[a_start + full * TOKEN_CHUNK + m * MR + j] = dout[m0 + m, row + full + j]
                 for p in range(panels):

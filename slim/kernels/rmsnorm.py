@@ -26,8 +26,9 @@ def rmsnorm_forward(out, rstd, x, weight, eps):
     for n in prange(N):
         scale = ONE / np.sqrt(dot(flat, n * C, flat, n * C, C) / np.float32(C) + eps)
         rstd[n] = scale
+        row, to = x[n], out[n]
         for c in range(C):
-            out[n, c] = x[n, c] * scale * weight[c]
+            to[c] = row[c] * scale * weight[c]
 
 
 @njit(**PARALLEL)
@@ -39,25 +40,25 @@ def rmsnorm_backward(dx, dweight, partial, dout, x, rstd, weight):
     """
     N, C = x.shape
     flat = x.reshape(-1)
-    scratch = partial.reshape(-1)
     chunks = (N + ROW_CHUNK - 1) // ROW_CHUNK
     for chunk in prange(chunks):
-        base = chunk * C
+        part = partial[chunk]
         # The partial row first holds g of one row at a time, for the dot product; dweight's share is summed after.
         for n in range(chunk * ROW_CHUNK, min((chunk + 1) * ROW_CHUNK, N)):
+            row, d, to = x[n], dout[n], dx[n]
             for c in range(C):
-                scratch[base + c] = dout[n, c] * weight[c]
+                part[c] = d[c] * weight[c]
             scale = rstd[n]
-            mean = dot(scratch, base, flat, n * C, C) / np.float32(C)
+            mean = dot(part, 0, flat, n * C, C) / np.float32(C)
             factor = scale * scale * scale * mean
             for c in range(C):
-                dx[n, c] += scratch[base + c] * scale - x[n, c] * factor
+                to[c] += part[c] * scale - row[c] * factor
         for c in range(C):
-            scratch[base + c] = ZERO
+            part[c] = ZERO
         for n in range(chunk * ROW_CHUNK, min((chunk + 1) * ROW_CHUNK, N)):
-            scale = rstd[n]
+            row, d, scale = x[n], dout[n], rstd[n]
             for c in range(C):
-                scratch[base + c] += dout[n, c] * x[n, c] * scale
+                part[c] += d[c] * row[c] * scale
     for chunk in range(chunks):
         for c in range(C):
             dweight[c] += partial[chunk, c]

@@ -28,10 +28,10 @@ def rope(qkv, cos, sin, n_rotated, T, start, sign):
     half = cos.shape[1]
     for n in prange(N):
         position = start + n % T
+        c, s = cos[position], sin[position]
         for h in range(n_rotated):
-            a, b = h * 2 * half, h * 2 * half + half
+            a, b = qkv[n, h * 2 * half : h * 2 * half + half], qkv[n, h * 2 * half + half : (h + 1) * 2 * half]
             for i in range(half):
-                c, s = cos[position, i], sin[position, i] * sign
-                first, second = qkv[n, a + i], qkv[n, b + i]
-                qkv[n, a + i] = first * c - second * s
-                qkv[n, b + i] = second * c + first * s
+                first, second = a[i], b[i]
+                a[i] = first * c[i] - second * (s[i] * sign)
+                b[i] = second * c[i] + first * (s[i] * sign)

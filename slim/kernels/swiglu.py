@@ -16,9 +16,9 @@ def swiglu_forward(out, gate_up):
     """out (N, F) =   gate_up (N, 2F): gate in the first F columns, up in the last"""
     N, F = out.shape
     for n in prange(N):
+        gate, up, to = gate_up[n, :F], gate_up[n, F:], out[n]
         for f in range(F):
-            gate = gate_up[n, f]
-            out[n, f] = gate / (ONE + exp(-gate)) * gate_up[n, F + f]
+            to[f] = gate[f] / (ONE + exp(-gate[f])) * up[f]
 
 
 @njit(**PARALLEL)
@@ -29,9 +29,10 @@ def swiglu_backward(dgate_up, dout, gate_up):
     """
     N, F = dout.shape
     for n in prange(N):
+        gate, up, d = gate_up[n, :F], gate_up[n, F:], dout[n]
+        dgate, dup = dgate_up[n, :F], dgate_up[n, F:]
         for f in range(F):
-            gate, d = gate_up[n, f], dout[n, f]
-            s = ONE / (ONE + exp(-gate))
-            silu = gate * s
-            dgate_up[n, f] = d * gate_up[n, F + f] * (s + silu * (ONE - s))
-            dgate_up[n, F + f] = d * silu
+            s = ONE / (ONE + exp(-gate[f]))
+            silu = gate[f] * s
+            dgate[f] = d[f] * up[f] * (s + silu * (ONE - s))
+            dup[f] = d[f] * silu
