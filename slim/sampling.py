@@ -41,17 +41,16 @@ def sample(
         )
     if config.temperature == 0.0:
         return best, 1.0
-    # In float64, a temperature of 1e-30 gives exponents of -1e31 and not an overflow on the way.
-    p = scores.astype(np.float64)
-    p -= p[best]
-    p /= config.temperature
+    with np.errstate(over="ignore"):  # exponents of -inf are right at a tiny temperature
+        p = scores - scores[best]
+        p /= max(config.temperature, 1e-30)
     np.exp(p, out=p)
     ids: np.ndarray | None = None  # None: every id still takes part
     for kept in _filters(config):
         chosen = kept(p)
         p = p[chosen]
         ids = chosen if ids is None else ids[chosen]
-    cumulative = p.cumsum()
+    cumulative = p.cumsum(dtype=np.float64)
     total = cumulative[-1]
     # u < 1, but u * total may round up to total: then it is the first that reaches the total.
     drawn = int(cumulative.searchsorted(u * total, side="right"))
@@ -90,13 +89,13 @@ def top_k(p: np.ndarray, k: int) -> np.ndarray:
 
 def top_p(p: np.ndarray, share: float) -> np.ndarray:
     """Positions, ascending, of the fewest largest of p (n,) that hold `share` of its sum."""
-    total = p.sum()
+    total = p.sum(dtype=np.float64)
     # What is below (1 - share) / n of the sum holds less than 1 - share of it all together, so the
     # nucleus lies above: some hundred values are sorted and not the whole vocabulary.
     near = np.flatnonzero(p >= (1.0 - share) * total / p.size)
     candidates = p[near]
     ordered = np.sort(candidates)[::-1]
-    count = int(ordered.cumsum().searchsorted(share * total, side="left")) + 1
+    count = int(ordered.cumsum(dtype=np.float64).searchsorted(share * total, side="left")) + 1
     count = min(count, ordered.size)
     return near[_largest(candidates, ordered[count - 1], count)]
 

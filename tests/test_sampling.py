@@ -118,7 +118,7 @@ def test_equal_probabilities_are_cut_by_id() -> None:
 
 
 @pytest.mark.parametrize("u", [0.0, 0.5, 1.0 - 2.0**-53])
-@pytest.mark.parametrize("temperature", [1e-30, 1e-3, 0.8, 100.0])
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-3, 0.8, 100.0])
 @pytest.mark.parametrize(
     "logits",
     [
