@@ -363,3 +363,27 @@ def test_thresholds_of_few_or_short_texts() -> None:
     assert threshold_for([-3.0, math.inf, math.inf, math.inf], 0.5) == 0.0
     assert threshold_for([-3.0], 1.0) == 0.0
     assert dip([-3.0] * 20) == math.inf
+
+
+def test_model_p_of_cached_decoding_is_that_of_a_full_forward_pass() -> None:
+    from slim.config import ModelConfig
+    from slim.model import Model
+    from slim.parameters import Parameters
+
+    sizes = ModelConfig(
+        vocab_size=260, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=48, max_seq_len=64
+    )
+    parameters = Parameters(sizes).initialise(1)
+    parameters.flat[: parameters.n_decayed] *= 12.0  # opinions, as after training
+    model = Model(sizes, parameters)
+    config = GenerateConfig(seed=1, temperature=1.2, top_k=30)
+    *tokens, finish = generate(model, ByteTokenizer(), "Once upon", config)
+    assert finish.finish_reason == "context" and finish.tokens == 64 - 10 + 1
+    ids = [0, *ByteTokenizer().encode("Once upon"), *(event.token_id for event in tokens)][:64]
+    row = np.array([ids], np.int32)
+    logits = model.logits(model.workspace(1, 64, train=False), row)[0].astype(np.float64)
+    for event, here in zip(tokens, logits[9:], strict=True):
+        p = np.exp(here - here.max())
+        p /= p.sum()
+        assert event.p == pytest.approx(p[event.token_id], abs=1e-5)
+        assert event.logprob == pytest.approx(math.log(p[event.token_id]), abs=1e-4)
