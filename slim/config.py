@@ -1,4 +1,4 @@
-"""The sizes of a model, the recipe of a training run and the settings of a generation: frozen, checked at the door."""
+"""The sizes of a model, the recipe of a run, the settings of a generation: checked at the door."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ LIMITS = {
     "hidden_dim": 65_536,
     "max_seq_len": 65_536,
 }
+SCHEDULES = ("cosine", "constant", "wsd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class ModelConfig:
         for name, largest in LIMITS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-                raise ConfigError(f"{name} must be a whole number from 1 to {largest:,}, but is {value!r}")
+                raise ConfigError(
+                    f"{name} must be a whole number from 1 to {largest:,}, but is {value!r}"
+                )
         if self.dim % self.n_heads:
             raise ConfigError(
                 f"dim must be divisible by n_heads, but {self.dim} % {self.n_heads} != 0"
@@ -54,10 +57,12 @@ class ModelConfig:
                 f"dim / n_heads must be even (RoPE turns pairs), "
                 f"but {self.dim} / {self.n_heads} = {self.head_dim}"
             )
-        if not 1.0 <= self.rope_theta <= 1e9:
-            raise ConfigError(f"rope_theta must be from 1 to 1e9, but is {self.rope_theta!r}")
-        if not 0.0 < self.norm_eps <= 0.1:
-            raise ConfigError(f"norm_eps must be above 0 and at most 0.1, but is {self.norm_eps!r}")
+        _check_number("rope_theta", self.rope_theta, 1.0, 1e9)
+        _check_number("norm_eps", self.norm_eps, 1e-12, 0.1)
+        if not isinstance(self.tie_embeddings, bool):
+            raise ConfigError(
+                f"tie_embeddings must be true or false, but is {self.tie_embeddings!r}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -74,7 +79,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """The recipe of a run. Exactly one of `epochs`, `minutes`, `max_steps` ends it first (any may be None)."""
+    """The recipe of a run: whichever of `epochs`, `minutes`, `max_steps` comes first ends it."""
 
     epochs: float | None = None
     minutes: float | None = None
@@ -100,6 +105,50 @@ class TrainConfig:
     validation_share: float = 0.05
     patience: int = 0  # evaluations without a better loss before stopping; 0: never
 
+    def __post_init__(self) -> None:
+        for name, lowest, highest in (
+            ("seed", 0, 2**63 - 1),
+            ("threads", 0, 1024),
+            ("batch_tokens", 1, 2**26),
+            ("seq_len", 0, LIMITS["max_seq_len"]),
+            ("accumulate", 1, 2**16),
+            ("warmup_steps", 0, 2**40),
+            ("eval_every", 0, 2**40),
+            ("sample_every", 0, 2**40),
+            ("sample_tokens", 0, LIMITS["max_seq_len"]),
+            ("patience", 0, 2**40),
+        ):
+            _check_whole(name, getattr(self, name), lowest, highest)
+        for name, smallest, largest in (
+            ("learning_rate", 1e-12, 10.0),
+            ("min_lr_ratio", 0.0, 1.0),
+            ("beta1", 0.0, 0.99999),
+            ("beta2", 0.0, 0.99999),
+            ("adam_eps", 1e-16, 1.0),
+            ("weight_decay", 0.0, 10.0),
+            ("clip_norm", 0.0, 1e9),
+            ("validation_share", 0.0, 0.5),
+        ):
+            _check_number(name, getattr(self, name), smallest, largest)
+        for name in ("epochs", "minutes"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 1e-6, 1e6)
+        if self.max_steps is not None:
+            _check_whole("max_steps", self.max_steps, 1, 2**40)
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(
+                f"schedule must be {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}, "
+                f"but is {self.schedule!r}"
+            )
+        if self.seq_len > self.batch_tokens:
+            raise ConfigError(
+                f"batch_tokens must hold at least one sequence, "
+                f"but batch_tokens is {self.batch_tokens} and seq_len {self.seq_len}"
+            )
+        prompts = self.sample_prompts
+        if not isinstance(prompts, tuple) or not all(isinstance(text, str) for text in prompts):
+            raise ConfigError(f"sample_prompts must be a list of texts, but is {prompts!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class GenerateConfig:
@@ -118,25 +167,31 @@ class GenerateConfig:
     min_tokens: int = 24
 
     def __post_init__(self) -> None:
-        for name, smallest in (("max_tokens", 1), ("top_k", 0), ("repeat_window", 0), ("min_tokens", 0)):
+        for name, smallest in (
+            ("max_tokens", 1),
+            ("top_k", 0),
+            ("repeat_window", 0),
+            ("min_tokens", 0),
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-                raise ConfigError(f"{name} must be a whole number from {smallest}, but is {value!r}")
+                raise ConfigError(
+                    f"{name} must be a whole number from {smallest}, but is {value!r}"
+                )
         for name, lowest, highest in (
             ("temperature", 0.0, 100.0),
             ("top_p", 1e-6, 1.0),
             ("min_p", 0.0, 1.0),
             ("repeat_penalty", 0.1, 10.0),
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value <= highest:
-                raise ConfigError(
-                    f"{name} must be a number from {lowest:g} to {highest:g}, but is {value!r}"
-                )
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
-            raise ConfigError(f"seed must be a whole number, but is {self.seed!r}")
+            _check_number(name, getattr(self, name), lowest, highest)
+        seed = self.seed
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise ConfigError(f"seed must be a whole number, but is {seed!r}")
         if not all(isinstance(stop, str) and stop for stop in self.stop):
-            raise ConfigError(f"a stop string must have at least one character, but stop is {self.stop!r}")
+            raise ConfigError(
+                f"a stop string must have at least one character, but stop is {self.stop!r}"
+            )
         rule = self.stop_confidence
         number = isinstance(rule, (int, float)) and not isinstance(rule, bool)
         if not (rule in ("off", "auto") or (number and -100.0 <= rule < 0.0)):
@@ -152,6 +207,22 @@ PRESETS: dict[str, dict[str, int]] = {
     "default": {"dim": 256, "n_layers": 6, "n_heads": 8, "hidden_dim": 1024},
     "large": {"dim": 512, "n_layers": 8, "n_heads": 8, "hidden_dim": 1408},
 }
+
+
+def _check_whole(name: str, value: object, lowest: int, highest: int) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not lowest <= value <= highest:  # type: ignore[operator]
+        raise ConfigError(
+            f"{name} must be a whole number from {lowest:,} to {highest:,}, but is {value!r}"
+        )
+
+
+def _check_number(name: str, value: object, lowest: float, highest: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not lowest <= value <= highest:  # type: ignore[operator]
+        raise ConfigError(
+            f"{name} must be a number from {lowest:g} to {highest:g}, but is {value!r}"
+        )
 
 
 def as_dict(config: ModelConfig | TrainConfig | GenerateConfig) -> dict[str, object]:
