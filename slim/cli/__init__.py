@@ -1,0 +1,117 @@
+"""The command line: one module per command, each with `add_parser(subparsers)` and `run(args) -> int`.
+
+stdout is data, stderr is narration. What a person can cause is one line and an exit code; a traceback
+is a bug of ours. Nothing here loads NumPy, Numba or Rich before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from slim import __version__
+from slim.errors import SlimError, UsageError
+
+COMMANDS = (
+    *("demo", "pretrain", "finetune", "train", "resume"),
+    *("generate", "eval", "info", "tokenize", "doctor"),
+)
+LONGEST_COMPLAINT = 600  # characters: somebody may have pasted a book as an option
+EPILOG = """\
+new here?
+  slim demo                                      a model in four minutes, from the text that ships
+  slim pretrain corpus.txt 3 base.bin            a model from your own corpus
+  slim generate base.bin "once upon a time" 100  what it has learned
+
+slim COMMAND --help tells more about each.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are UsageError: one line, with the nearest option."""
+
+    def __init__(self, **options: object) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of `slim`, and those of its commands."""
+    parser = Parser(
+        prog="slim",
+        description="Train and run small language models on an ordinary CPU, offline.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"slim {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name in COMMANDS:
+        importlib.import_module(f"slim.cli.{name}").add_parser(subparsers)
+    return parser, subparsers.choices  # type: ignore[return-value]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code of the process."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except SlimError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader has had enough. Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        complain("not enough memory: try a smaller --preset, --batch-tokens or --seq-len")
+        return 1
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        complain(f"{name}{error.strerror or error}")
+        return 1
+
+
+def complain(message: str) -> None:
+    """One line on stderr, safe for a terminal whatever is in it."""
+    from slim.safe_text import safe_text
+
+    line = safe_text(" ".join(message.split()))
+    if len(line) > LONGEST_COMPLAINT:
+        line = line[:LONGEST_COMPLAINT] + "…"
+    sys.stderr.write(f"slim: error: {line}\n")
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser, commands = build_parser()
+    if not arguments:
+        parser.print_help()
+        return 0
+    if not arguments[0].startswith("-") and arguments[0] not in commands:
+        hint = nearest(arguments[0], commands)
+        raise UsageError(f"there is no command {arguments[0]!r}{hint}; see slim --help")
+    try:
+        args, unknown = parser.parse_known_args(arguments)
+    except SystemExit as stop:  # --help and --version
+        return int(stop.code or 0)
+    if unknown:
+        command = commands[args.command]
+        options = [option for option in command._option_string_actions if option.startswith("--")]
+        hint = nearest(unknown[0].partition("=")[0], options)
+        raise UsageError(f"did not expect {unknown[0]!r}{hint}; see {command.prog} --help")
+    return args.run(args)
+
+
+def nearest(word: str, known: Sequence[str] | dict[str, Parser]) -> str:
+    """` (did you mean ...?)`, or nothing where no word is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""

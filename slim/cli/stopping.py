@@ -1,0 +1,63 @@
+"""Ctrl-C and its relatives while training: the first asks for an orderly end, the second ends at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class StopRequest:
+    """A context in which signals set a flag; `requested` is what the engine asks between two steps."""
+
+    def __init__(self, on_first: Callable[[int], None] | None = None) -> None:
+        self.signal: int | None = None
+        self._closed_output = False
+        self._on_first = on_first
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup: SIGHUP is none of our business
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def requested(self) -> bool:
+        """Whether training should end after this step."""
+        return self.signal is not None or self._closed_output
+
+    def output_closed(self) -> None:
+        """Nobody reads our stdout any more: ends the training like a signal does."""
+        self._closed_output = True
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells say it; 1 without a signal."""
+        return 1 if self.signal is None else 128 + self.signal
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            # Files are written atomically, so leaving in the middle of anything loses nothing.
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), SHOW_CURSOR.encode())
+            os._exit(128 + number)
+        self.signal = number
+        if self._on_first is not None:
+            self._on_first(number)

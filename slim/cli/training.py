@@ -1,0 +1,152 @@
+"""What the training commands share: their options, and driving a run under signals and a display."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from slim.config import PRESETS
+from slim.errors import UsageError
+from slim.settings import SPLITS, Settings, gather
+
+if TYPE_CHECKING:
+    from slim.events import Event, TrainFinished
+
+LARGEST_COUNT = 2**40
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
+    """The options of every command that trains; `sizes`: of a model that is made, not loaded."""
+    budget = parser.add_argument_group("how long")
+    budget.add_argument("--minutes", metavar="M", help="train for about M minutes at most")
+    budget.add_argument("--max-steps", metavar="N", help="make N updates at most")
+    recipe = parser.add_argument_group("how")
+    if sizes:
+        recipe.add_argument(
+            "--preset", metavar="NAME", help=f"sizes of the model: {', '.join(PRESETS)}"
+        )
+        recipe.add_argument("--vocab-size", metavar="V", help="tokens in the vocabulary")
+    recipe.add_argument("--seq-len", metavar="T", help="tokens of one training sequence")
+    recipe.add_argument("--batch-tokens", metavar="N", help="tokens of one pass")
+    recipe.add_argument(
+        "--seed", metavar="S", help="of the first weights and the order of the text"
+    )
+    recipe.add_argument("--threads", metavar="N", help="CPU threads (default: all cores)")
+    recipe.add_argument(
+        "--split",
+        metavar="|".join(SPLITS),
+        help="where a file without <|endoftext|> is cut into documents (default: file, not at all)",
+    )
+    recipe.add_argument("--config", metavar="FILE", help="a TOML file of settings")
+    recipe.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any single setting, such as --set learning_rate=1e-3; may be given several times",
+    )
+    existing = parser.add_argument_group("when OUT exists").add_mutually_exclusive_group()
+    existing.add_argument("--force", action="store_true", help="start again and replace it")
+    existing.add_argument("--resume", action="store_true", help="go on where its run stopped")
+    add_output_options(parser)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """How much is told, and in which form."""
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
+    output.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
+    output.add_argument("-v", "--verbose", action="store_true", help="a line for every step")
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings that options, `--set` and `--config` add up to."""
+    flags: dict[str, object] = {
+        "split": args.split,
+        "preset": getattr(args, "preset", None),
+        "minutes": optional_number("--minutes", args.minutes),
+        "max_steps": optional_count("--max-steps", args.max_steps, smallest=1),
+        "seed": optional_count("--seed", args.seed, smallest=0),
+        "threads": optional_count("--threads", args.threads, smallest=1),
+        "batch_tokens": optional_count("--batch-tokens", args.batch_tokens, smallest=1),
+        "seq_len": optional_count("--seq-len", args.seq_len, smallest=1),
+        "vocab_size": optional_count("--vocab-size", getattr(args, "vocab_size", None), smallest=1),
+    }
+    return gather(flags, args.set, args.config)
+
+
+def positive_number(name: str, text: str, order: str = "") -> float:
+    """A number above 0; `order` recalls the order of the arguments, which may have been swapped."""
+    try:
+        value = float(text)
+    except ValueError:
+        hint = f" (the order is: {order})" if order else ""
+        raise UsageError(f"{name} must be a number, got {text!r}{hint}") from None
+    if not 0 < value <= 1e6:
+        raise UsageError(f"{name} must be above 0 and at most a million, got {text}")
+    return value
+
+
+def optional_number(name: str, text: str | None) -> float | None:
+    """The value of an option that is a number above 0."""
+    return None if text is None else positive_number(name, text)
+
+
+def optional_count(name: str, text: str | None, smallest: int) -> int | None:
+    """The value of an option that is a whole number."""
+    if text is None:
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        raise UsageError(f"{name} must be a whole number, got {text!r}") from None
+    if not smallest <= value <= LARGEST_COUNT:
+        raise UsageError(f"{name} must be a whole number of at least {smallest}, got {text}")
+    return value
+
+
+def drive(
+    start: Callable[[Callable[[], bool]], Iterator[Event]],
+    args: argparse.Namespace,
+    title: str,
+    observe: Callable[[Event], None] | None = None,
+) -> tuple[int, TrainFinished | None]:
+    """Run the events of `start(should_stop)` in the engine thread and tell them.
+
+    Returns the exit code and how the training ended. The first signal ends it after the step that is
+    being computed, saved; the second one at once.
+    """
+    from slim.cli.display import SilentDisplay, choose_display
+    from slim.cli.stopping import StopRequest
+    from slim.events import TrainFinished
+
+    display = choose_display(title, json_lines=args.json, quiet=args.quiet, verbose=args.verbose)
+    finished: TrainFinished | None = None
+    announced = False
+    try:
+        with StopRequest() as stop:
+            from slim.compute import stream
+
+            for event in stream(start(stop.requested)):
+                if isinstance(event, TrainFinished):
+                    finished = event
+                if observe is not None:
+                    observe(event)
+                try:
+                    if stop.requested() and not announced:
+                        announced = True
+                        display.stopping()
+                    display.show(event)
+                except BrokenPipeError:
+                    if args.json:
+                        stop.output_closed()
+                    display = SilentDisplay()
+                except OSError:  # the terminal is gone (SIGHUP), or the log's disk is full
+                    display = SilentDisplay()
+    finally:
+        with contextlib.suppress(OSError):
+            display.close()
+    ended_early = finished is None or finished.reason == "interrupted"
+    return (stop.exit_code if ended_early else 0), finished
