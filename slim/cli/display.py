@@ -185,14 +185,13 @@ class PlainDisplay(QuietDisplay):
 
 
 def introduction(event: RunStarted) -> list[str]:
-    """What is about to be trained, in two lines."""
+    """What is about to be trained, in two lines, three when resumed."""
     threads = "1 thread" if event.threads == 1 else f"{event.threads} threads"
-    steps = f"{event.total_steps:,} steps of {event.tokens_per_step:,} tokens"
     lines = [
         f"{event.n_parameters / 1e6:.2f} M parameters, about {mega(event.memory_bytes)} of memory, "
-        f"{threads}",
-        f"{event.train_tokens:,} tokens to train on ({event.bytes_per_token:.2f} bytes each), "
-        f"{event.validation_tokens:,} to validate; {steps}",
+        f"{threads}; {event.total_steps:,} steps of {event.tokens_per_step:,} tokens",
+        f"{event.train_tokens:,} tokens to train on, {event.validation_tokens:,} to validate, "
+        f"{event.bytes_per_token:.2f} bytes each",
     ]
     if event.resumed:
         lines.append(f"resumed after step {event.step:,}")
