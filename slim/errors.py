@@ -31,6 +31,12 @@ class ModelFileError(SlimError):
     exit_code = 3
 
 
+class SaveError(SlimError):
+    """A file that cannot be written where it should be; what was there before still is."""
+
+    exit_code = 3
+
+
 class DivergedError(SlimError):
     """Training that could not be brought back to a finite loss."""
 

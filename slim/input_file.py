@@ -1,0 +1,84 @@
+"""The door for files that somebody was handed: what a path leads to, in words, when it is not ours."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from slim.errors import SlimError
+
+HEAD_BYTES = 512  # enough to tell every kind below
+
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"PK\x03\x04", "a zip archive (.docx, .odt, .epub and PyTorch's .pt are such archives)"),
+    (b"GGUF", "a GGUF model"),
+    (b"\x1f\x8b", "gzip-compressed"),
+    (b"BZh", "bzip2-compressed"),
+    (b"\xfd7zXZ\0", "xz-compressed"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"%PDF-", "a PDF document"),
+    (b"{\\rtf", "an RTF document"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF8", "a GIF picture"),
+    (b"\x7fELF", "a program"),
+    (b"\xcf\xfa\xed\xfe", "a program"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"PAR1", "a Parquet table"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself (`git lfs pull` gets it)"),
+    (b"\xff\xfe", "UTF-16 text (`iconv -f utf-16 -t utf-8` converts it)"),
+    (b"\xfe\xff", "UTF-16 text (`iconv -f utf-16 -t utf-8` converts it)"),
+)
+
+
+def kind_of(head: bytes) -> str | None:
+    """What a file is that begins with `head`, in words that follow "is"; None when nothing is known."""
+    for signature, kind in _SIGNATURES:
+        if head.startswith(signature):
+            return kind
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:15].lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        return "a safetensors file"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "a Python pickle (old PyTorch checkpoints are pickles)"
+    return None
+
+
+def open_input(path: str | Path, error: type[SlimError]) -> tuple[BinaryIO, int]:
+    """Open a regular, non-empty file to be read without a buffer; the file and its size in bytes.
+
+    Anything else raises `error` at once: a pipe, which would block, is not waited for.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as problem:
+        raise error(f"{path}: cannot be opened: {reason(problem)}") from problem
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            raise error(f"{path}: is a folder, but one file is needed")
+        if not stat.S_ISREG(status.st_mode):
+            raise error(f"{path}: is a pipe or a device: save what it holds to a file first")
+        if status.st_size == 0:
+            raise error(f"{path}: is empty")
+        return os.fdopen(fd, "rb", buffering=0), status.st_size
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def reason(problem: Exception) -> str:
+    """The operating system's words for what went wrong, in lower case like the rest of the line."""
+    words = getattr(problem, "strerror", None) or str(problem)
+    return words[:1].lower() + words[1:]
