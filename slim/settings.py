@@ -19,6 +19,7 @@ from pathlib import Path
 
 from slim.config import PRESETS, ModelConfig, TrainConfig
 from slim.errors import ConfigError
+from slim.input_file import open_input
 
 LARGEST_FILE = 1_000_000  # bytes of a configuration file; a real one has a few hundred
 SPLITS = ("file", "blank", "line")
@@ -106,17 +107,15 @@ def read_toml(path: str | Path) -> dict[str, object]:
     """The keys of a TOML file, checked for name and type."""
     import tomllib  # 20 ms, for those who have such a file
 
-    try:
-        with open(path, "rb") as file:
-            data = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    if len(data) > LARGEST_FILE:
-        raise ConfigError(f"{path} is larger than 1 MB: that is not a configuration")
+    file, size = open_input(path, ConfigError)
+    with file:
+        data = file.read(LARGEST_FILE + 1)
+    if size > LARGEST_FILE or len(data) > LARGEST_FILE:
+        raise ConfigError(f"{path}: is larger than 1 MB, which is no configuration")
     try:
         table = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError too
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     values: dict[str, object] = {}
     for name, value in table.items():
         group = name if isinstance(value, dict) else None

@@ -173,7 +173,7 @@ def test_bad_assignment(assignment: str, message: str) -> None:
         (b"\xff\xfe", "is not valid TOML"),
         (b"dim = " + b"9" * 5000, "is not valid TOML"),
         (b"a = " + b"[" * 100_000, "is not valid TOML"),
-        (b"#" * 1_000_001, "is larger than 1 MB"),
+        (b"#" * 1_000_001, "is larger than 1 MB, which is no configuration"),
     ],
 )
 def test_bad_file(tmp_path, text: bytes, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -186,9 +186,7 @@ def test_bad_file(tmp_path, text: bytes, message: str) -> None:  # type: ignore[
 
 
 def test_missing_file() -> None:
-    with pytest.raises(
-        ConfigError, match=r"cannot read the configuration nowhere\.toml: No such file"
-    ):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be opened: no such file"):
         read_toml("nowhere.toml")
 
 

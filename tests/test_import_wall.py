@@ -30,7 +30,10 @@ FLOORS = [
     {"tokenizer", "sampling", "confidence"},
     {"compute"},
     {"kernels"},
-    {"config", "settings", "events", "errors", "safe_text", "demo_text"},
+    {
+        *("config", "settings", "events", "errors"),
+        *("safe_text", "demo_text", "input_file", "atomic_file"),
+    },
 ]
 STRANGERS = {"train", "generate", "chat"}  # on one floor, but they do not know each other
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
