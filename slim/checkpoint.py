@@ -30,8 +30,8 @@ ALIGNMENT = 64
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 4096
 MAX_RANK = 4
-# JSON of 16 MB can unfold to 400 MB of small objects; a vocabulary of 65,536 needs 260,000 values.
-MAX_JSON_VALUES = 400_000
+# JSON of 16 MB can unfold to 400 MB of small objects. A vocabulary of 65,536 and 4,096 arrays need 300,000 values.
+MAX_JSON_VALUES = 330_000
 
 _CHUNK_BYTES = 2**21  # stays in the cache between being read and being hashed
 _EXPONENT = np.uint32(0x7F80_0000)
@@ -159,7 +159,7 @@ class ModelFile:
                 else:
                     if unused is None:
                         unused = np.empty(_CHUNK_BYTES, np.uint8)
-                    chunks = _repeated(memoryview(unused), 4 * math.prod(shape))
+                    chunks = _repeated(unused.data, 4 * math.prod(shape))
                 for chunk in chunks:
                     self._fill(chunk)
                     digest.update(chunk)
