@@ -95,7 +95,7 @@ class LiveDisplay:
             rows += [self._steps(width), self._speed(), Text(""), self._numbers(width)]
         hint = None if final else self._hint()
         used = sum(2 if isinstance(row, Table) and row.row_count == 2 else 1 for row in rows)
-        room = lines - used - (3 if hint is None else 4)
+        room = lines - used - (1 if hint is None else 3)
         if state.sample_prompt is not None and room > 1:
             rows += [Text(""), *self._sample(width, room)]
         if hint is not None:

@@ -44,6 +44,8 @@ class Curve:
     def columns(self, width: int) -> list[float]:
         """At most `width` points that stand for the whole series."""
         n = len(self._means)
+        if width < 1:
+            return []
         if n <= width:
             return list(self._means)
         edges = [i * n // width for i in range(width + 1)]
