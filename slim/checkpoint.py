@@ -23,7 +23,7 @@ import numpy as np
 
 from slim.atomic_file import replace_file
 from slim.errors import ModelFileError, SaveError
-from slim.input_file import HEAD_BYTES, kind_of, open_input, reason
+from slim.input_file import HEAD_BYTES, kind_of, looks_like_text, open_input, reason
 
 FORMAT = 1
 ALIGNMENT = 64
@@ -190,7 +190,7 @@ class ModelFile:
         head = self._file.read(HEAD_BYTES)
         length = int.from_bytes(head[:8], "little")
         if head[8:9] != b"{" or length > MAX_HEADER_BYTES:
-            kind = kind_of(head) or ("text" if _looks_like_text(head) else None)
+            kind = kind_of(head) or ("text" if looks_like_text(head) else None)
             if kind is None:
                 raise ModelFileError(
                     f"{self.path}: is not a model file, or its first bytes are damaged"
@@ -210,7 +210,7 @@ class ModelFile:
 
     def _fill(self, view: memoryview) -> None:
         while view:
-            count = self._file.readinto(view)  # type: ignore[attr-defined]
+            count = self._file.readinto(view)
             if not count:
                 raise ModelFileError(f"{self.path}: became shorter while it was being read")
             view = view[count:]
@@ -378,7 +378,3 @@ def _chunks(view: memoryview) -> Iterator[memoryview]:
 def _repeated(view: memoryview, size: int) -> Iterator[memoryview]:
     for start in range(0, size, len(view)):
         yield view[: size - start]
-
-
-def _looks_like_text(head: bytes) -> bool:
-    return all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)

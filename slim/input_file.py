@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from slim.errors import SlimError
 
@@ -15,7 +15,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a zip archive (.docx, .odt, .epub and PyTorch's .pt are such archives)"),
     (b"GGUF", "a GGUF model"),
     (b"\x1f\x8b", "gzip-compressed"),
-    (b"BZh", "bzip2-compressed"),
+    (b"BZh9", "bzip2-compressed"),
     (b"\xfd7zXZ\0", "xz-compressed"),
     (b"\x28\xb5\x2f\xfd", "zstd-compressed"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
@@ -42,6 +42,8 @@ def kind_of(head: bytes) -> str | None:
     """What a file is that begins with `head`, in words that follow "is"; None when nothing is known."""
     for signature, kind in _SIGNATURES:
         if head.startswith(signature):
+            if len(signature) == 4 and signature.isalnum() and looks_like_text(head):
+                continue  # a text may begin with the word GIF8
             return kind
     if head[257:262] == b"ustar":
         return "a tar archive"
@@ -55,7 +57,12 @@ def kind_of(head: bytes) -> str | None:
     return None
 
 
-def open_input(path: str | Path, error: type[SlimError]) -> tuple[BinaryIO, int]:
+def looks_like_text(head: bytes) -> bool:
+    """No control characters but white space: text in any encoding whose units are bytes."""
+    return all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
+
+
+def open_input(path: str | Path, error: type[SlimError]) -> tuple[FileIO, int]:
     """Open a regular, non-empty file to be read without a buffer; the file and its size in bytes.
 
     Anything else raises `error` at once: a pipe, which would block, is not waited for.
@@ -72,7 +79,7 @@ def open_input(path: str | Path, error: type[SlimError]) -> tuple[BinaryIO, int]
             raise error(f"{path}: is a pipe or a device: save what it holds to a file first")
         if status.st_size == 0:
             raise error(f"{path}: is empty")
-        return os.fdopen(fd, "rb", buffering=0), status.st_size
+        return FileIO(fd, "rb"), status.st_size
     except BaseException:
         os.close(fd)
         raise

@@ -1,0 +1,353 @@
+"""Reading text: documents, odd bytes, cuts, and which part is for validation."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slim.corpus import SEPARATOR, Corpus, divide, read_corpus
+from slim.errors import DataError, UsageError
+
+SHARED = Path(__file__).parent.parent / ".." / "shared" / "data"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "text.txt"
+
+
+def read(file: Path, contents: bytes, **options: object) -> Corpus:
+    file.write_bytes(contents)
+    return read_corpus(file, **options)  # type: ignore[arg-type]
+
+
+def of(documents: list[bytes]) -> Corpus:
+    return Corpus(documents, sum(map(len, documents)), "", ())
+
+
+# Documents
+
+
+@pytest.mark.parametrize(
+    ("contents", "documents"),
+    [
+        (b"a\n<|endoftext|>\nb\n<|endoftext|>\n", [b"a", b"b"]),
+        (b"a\r\n<|endoftext|>\r\nb\r\n<|endoftext|>\r\n", [b"a", b"b"]),
+        (b"a<|endoftext|>b", [b"a", b"b"]),
+        (b"a\n\n<|endoftext|>\n\nb\n", [b"a\n", b"\nb\n"]),
+        (b" a \n<|endoftext|>\n b", [b" a ", b" b"]),
+        (b"<|endoftext|>\n<|endoftext|>\n \n<|endoftext|>a", [b"a"]),
+        (b"a\n\nb\n\nc\n", [b"a\n\nb\n\nc\n"]),
+        (b"a\r<|endoftext|>\rb", [b"a\r", b"\rb"]),
+        (b"a <|endoftext|", [b"a <|endoftext|"]),
+    ],
+)
+def test_documents_end_at_the_mark_and_nowhere_else(
+    file: Path, contents: bytes, documents: list[bytes]
+) -> None:
+    corpus = read(file, contents)
+    assert corpus.documents == documents
+    assert corpus.n_bytes == sum(map(len, documents))
+
+
+@pytest.mark.parametrize(
+    ("split", "documents"),
+    [
+        ("file", [b"\na\nb\r\n\r\n \t\n\nc\r\nd\n"]),
+        ("blank", [b"a\nb", b"c\r\nd"]),
+        ("line", [b"a", b"b", b"c", b"d"]),
+    ],
+)
+def test_split_without_marks(file: Path, split: str, documents: list[bytes]) -> None:
+    assert read(file, b"\na\nb\r\n\r\n \t\n\nc\r\nd\n", split=split).documents == documents
+
+
+def test_marks_outrank_split(file: Path) -> None:
+    corpus = read(file, b"a\n\nb\n<|endoftext|>\nc", split="blank")
+    assert corpus.documents == [b"a\n\nb", b"c"]
+    assert "split at its <|endoftext|> marks, not by blank" in corpus.notes[0].text
+
+
+def test_several_files(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "b").write_bytes(b"two\n<|endoftext|>\nthree")
+    assert read_corpus([tmp_path / "a", tmp_path / "b"]).documents == [b"one", b"two", b"three"]
+
+
+def test_digest_names_the_documents(file: Path) -> None:
+    digests = [
+        read(file, contents).digest
+        for contents in (b"ab<|endoftext|>c", b"a<|endoftext|>bc", b"abc", b"ab", b"ab\n<|endoftext|>\nc")
+    ]  # fmt: skip
+    assert digests[0] == digests[4] and len(set(digests)) == 4
+    assert all(len(digest) == 64 for digest in digests)
+
+
+@given(st.lists(st.binary(max_size=40).filter(lambda b: not b.isspace()), min_size=1, max_size=8))
+def test_documents_come_back_byte_for_byte(tmp_path_factory, documents: list[bytes]) -> None:  # type: ignore[no-untyped-def]
+    # "\r" before the mark's "\n" would be taken for one line break.
+    documents = [b"A text. " * 30 + part.replace(b"<", b"(").rstrip(b"\r") for part in documents]
+    file = tmp_path_factory.mktemp("corpus") / "text.txt"
+    for line in (b"\n", b"\r\n"):
+        contents = b"".join(document + line + SEPARATOR + line for document in documents)
+        assert read(file, contents).documents == documents
+
+
+# Odd bytes
+
+
+def test_odd_bytes_are_kept_and_counted(file: Path) -> None:
+    contents = b"\xef\xbb\xbfone\r\ntwo\r\n\0\0 caf\xe9 na\xefve \xf0\x9f\x98 " + b"x" * 100
+    corpus = read(file, contents)
+    assert corpus.documents == [contents]
+    notes = {note.text.split(": ", 1)[1]: note.level for note in corpus.notes}
+    assert notes == {
+        "begins with a byte order mark, which is kept": "info",
+        "lines that end in CRLF, as in Windows, are kept so: 2": "info",
+        "bytes of value zero, which are kept: 2": "warning",
+        "places that are not valid UTF-8, which are kept: 3": "warning",
+    }
+
+
+def test_plain_text_has_no_notes(file: Path) -> None:
+    assert read(file, "Füße, 字, \ufffd, 😀\t\x1b[1m\n".encode() * 50_000).notes == ()
+
+
+def test_invalid_utf8_is_counted_across_chunks(file: Path) -> None:
+    for at in range(2**20 - 5, 2**20 + 5):
+        text = b"x" * at + "😀".encode() + b"x" * 50 + b"\xe9" + b"x" * 2**20 + b"\xe2\x82"
+        (note,) = read(file, text).notes
+        assert note.text.endswith(": 2")
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (b"", "is empty"),
+        (b" \n\t\r\n", "holds no text"),
+        (b"\n<|endoftext|>\n", "holds no text"),
+        (gzip.compress(b"text" * 100), "is gzip-compressed"),
+        (b"PK\x03\x04" + bytes(100), "is a zip archive"),
+        (b"%PDF-1.7\n%abc", "is a PDF document"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "is a PNG picture"),
+        (b"\xef\xbb\xbf <!doctype HTML>\n<html>", "is an HTML page"),
+        (b"<html lang=en>", "is an HTML page"),
+        ("some text".encode("utf-16"), "is UTF-16 text"),
+        ("some text".encode("utf-16-le"), "is binary, or text in another encoding"),
+        ("Съешь ещё этих мягких французских булок".encode("cp1251"), "another encoding: 87 %"),
+        (random.Random(1).randbytes(5000), "is binary"),
+        (bytes(1000), "is binary, or text in another encoding: 100 %"),
+        (b"\x40" + bytes(7) + b'{"__metadata__":{}}', "is a safetensors file"),
+        (b"GGUF\x03\0\0\0" + bytes(50), "is a GGUF model"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
+    ],
+)
+def test_what_is_not_text(file: Path, contents: bytes, words: str) -> None:
+    for max_bytes in (None, 10_000):
+        with pytest.raises(DataError) as caught:
+            read(file, contents, max_bytes=max_bytes)
+        assert str(caught.value).startswith(f"{file}: ") and words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_paths_that_lead_to_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "missing", "no such file"),
+        (tmp_path / "pipe", "is a pipe"),
+        ("/dev/zero", "is a pipe or a device"),
+    ):
+        with pytest.raises(DataError, match=words):
+            read_corpus(path)
+
+
+def test_texts_that_look_like_something_else(file: Path) -> None:
+    for contents in (
+        b"GIF8 is a word here",
+        b"PAR1S is a town",
+        "GGUF é".encode(),
+        b"{}",
+        b"12345678{",
+    ):
+        assert read(file, contents).documents == [contents]
+    latin = "Größe, Füße, Mädchen, Übermut: ein kurzer Text in Latin-1".encode("latin-1")
+    assert read(file, latin).notes[0].level == "warning"
+
+
+def test_options_that_make_no_sense(file: Path) -> None:
+    with pytest.raises(UsageError, match="'words'"):
+        read(file, b"text", split="words")
+    with pytest.raises(UsageError, match="MAX_BYTES must be at least 1, but is 0"):
+        read(file, b"text", max_bytes=0)
+
+
+# MAX_BYTES
+
+
+@pytest.mark.parametrize("mark", [b"\n<|endoftext|>\n", b"<|endoftext|>", b"\r\n<|endoftext|>\r\n"])
+def test_max_bytes_keeps_whole_documents(file: Path, mark: bytes) -> None:
+    stories = [bytes([65 + index]) * (10 + 3 * index) for index in range(6)]
+    contents = b"".join(story + mark for story in stories)
+    ends = [contents.index(story) + len(story) for story in stories]
+    for limit in range(ends[0], len(contents)):
+        corpus = read(file, contents, max_bytes=limit)
+        count = len(corpus.documents)
+        assert corpus.documents == stories[:count]
+        assert ends[count - 1] <= limit
+        assert count == 6 or limit < ends[count]
+        assert f"MAX_BYTES is {limit}" in corpus.notes[0].text
+    whole = read(file, contents, max_bytes=len(contents))
+    assert whole.documents == stories and "MAX_BYTES" not in str(whole.notes)
+
+
+def test_max_bytes_at_the_very_end_of_a_document(file: Path) -> None:
+    for mark in (b"\n<|endoftext|>\n", b"\r\n<|endoftext|>\r\n", b"<|endoftext|>"):
+        contents = b"a" * 10 + mark + b"b" * 10 + mark + b"c" * 10
+        at = contents.index(b"b") + 10
+        assert len(read(file, contents, max_bytes=at).documents) == 2
+        assert len(read(file, contents, max_bytes=at - 1).documents) == 1
+
+
+def test_max_bytes_with_other_splits(file: Path) -> None:
+    assert read(file, b"aa\nbb\ncc\n", split="line", max_bytes=5).documents == [b"aa", b"bb"]
+    assert read(file, b"aa\nbb\ncc\n", split="line", max_bytes=4).documents == [b"aa"]
+    assert read(file, b"aa\nbb\ncc\n", split="line", max_bytes=7).documents == [b"aa", b"bb"]
+    assert read(file, b"a\na\n\nb\nb\n\nc", split="blank", max_bytes=7).documents == [b"a\na"]
+    assert read(file, b"a\na\n\nb\nb\n\nc", split="blank", max_bytes=8).documents == [b"a\na", b"b\nb"]  # fmt: skip
+
+
+@pytest.mark.parametrize("tail", [b"", b"\n<|endoftext|>\nmore"])
+def test_a_single_document_is_cut_at_a_character(file: Path, tail: bytes) -> None:
+    text = "aé字😀" * 20
+    for limit in range(4, len(text.encode())):
+        (document,) = read(file, text.encode() + tail, max_bytes=limit).documents
+        assert text.startswith(document.decode())
+        assert limit - 4 < len(document) <= limit
+
+
+def test_no_part_of_a_mark_is_text(file: Path) -> None:
+    for limit in range(10, 26):
+        corpus = read(file, b"a" * 10 + b"\n<|endoftext|>\nbbbbbbbbbb", max_bytes=limit)
+        assert corpus.documents == [b"a" * 10]
+
+
+def test_max_bytes_with_borders_far_apart(file: Path) -> None:
+    contents = b"a" * 100_000 + b"\n<|endoftext|>\n" + b"b" * 300_000 + b"\n<|endoftext|>\nccc"
+    for limit, sizes in ((350_000, [100_000]), (100_000, [100_000]), (99_999, [99_999])):
+        assert list(map(len, read(file, contents, max_bytes=limit).documents)) == sizes
+
+
+def test_max_bytes_over_several_files(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(name.encode() * 10 + SEPARATOR + name.encode() * 10)
+    paths = [tmp_path / name for name in "abc"]
+    corpus = read_corpus(paths, max_bytes=50)
+    assert corpus.documents == [b"a" * 10, b"a" * 10, b"b" * 10]
+    assert read_corpus(paths, max_bytes=35).documents == [b"a" * 10, b"a" * 10]
+    assert read_corpus(paths, max_bytes=33).documents == [b"a" * 10, b"a" * 10]
+    assert read_corpus(paths, max_bytes=5).documents == [b"aaaaa"]
+
+
+# Validation
+
+
+def stories(count: int, seed: int = 0) -> list[bytes]:
+    draw = random.Random(seed)
+    return [draw.randbytes(draw.randrange(50, 150)) for _ in range(count)]
+
+
+def test_share_of_the_documents() -> None:
+    documents = stories(4000)
+    division = divide(of(documents), 0.05)
+    assert 0.035 < len(division.validation) / 4000 < 0.065
+    rest = iter(division.train)
+    assert sorted(division.train + division.validation) == sorted(documents)
+    assert [document for document in documents if document in set(division.train)] == list(rest)
+
+
+def test_choice_depends_on_the_bytes_alone() -> None:
+    documents = stories(400)
+    chosen = set(divide(of(documents), 0.05).validation)
+    assert set(divide(of(documents[::-1]), 0.05).validation) == chosen
+    assert set(divide(of(documents[:200]), 0.05).validation) <= chosen
+    assert chosen <= set(divide(of(documents), 0.1).validation)
+
+
+def test_equal_documents_stay_together() -> None:
+    documents = stories(100) * 3
+    division = divide(of(documents), 0.05)
+    assert division.validation and not set(division.train) & set(division.validation)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 0.5])
+def test_both_parts_have_text(share: float) -> None:
+    for count in range(1, 40):
+        documents = stories(count, seed=count)
+        division = divide(of(documents), share)
+        assert division.train and division.validation
+        assert sum(map(len, division.train + division.validation)) == sum(map(len, documents))
+        most = max(0.2, 1.5 * share)
+        assert sum(map(len, division.validation)) <= most * sum(map(len, documents)) + 1
+
+
+def test_a_giant_document_is_not_given_away() -> None:
+    for seed in range(30):
+        documents = [*stories(8, seed), b"long " * 1000]
+        division = divide(of(documents), 0.05)
+        assert documents[-1] in division.train and len(division.validation) >= 1
+
+
+def test_a_single_document_is_validated_on_its_end() -> None:
+    text = b"".join(b"line %d of a text\n" % index for index in range(1000))
+    division = divide(of([text]), 0.05)
+    assert division.train[0] + division.validation[0] == text
+    assert division.train[0].endswith(b"\n") and division.validation[0].startswith(b"line ")
+    assert 0.045 < len(division.validation[0]) / len(text) <= 0.05
+    assert division.notes[0].text == "the last 4.9 % of the text is for validation"
+
+
+def test_where_a_text_without_lines_is_cut() -> None:
+    words = divide(of([b"word " * 1000]), 0.05)
+    assert words.train[0].endswith(b" ") and words.validation[0].startswith(b"word")
+    characters = "字" * 999
+    cut = divide(of([characters.encode()]), 0.05)
+    assert (cut.train[0].decode() + cut.validation[0].decode()) == characters
+    binary = divide(of([b"\x80" * 1000]), 0.05)
+    assert len(binary.validation[0]) == 50
+
+
+def test_three_equal_files_give_the_end_of_one() -> None:
+    documents = [letter * 999 + b"\n" for letter in (b"a", b"b", b"c")]
+    division = divide(of(documents), 0.05)
+    assert b"".join(division.train) + b"".join(division.validation) != b""
+    assert sum(map(len, division.validation)) == 50 and len(division.train) == 3
+    assert "the longest document" in division.notes[0].text
+
+
+def test_no_validation_when_none_is_asked_for() -> None:
+    assert divide(of([b"text", b"more"]), 0.0).validation == []
+    tiny = divide(of([b"t"]), 0.05)
+    assert tiny.validation == [] and "too short" in tiny.notes[0].text
+
+
+# Real texts
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
+def test_real_corpora() -> None:
+    tiny = read_corpus(SHARED / "tinystories-train.txt")
+    assert len(tiny.documents) == 11_208 and tiny.notes == ()
+    assert not any(story.startswith(b"\n") or SEPARATOR in story for story in tiny.documents)
+    first = read_corpus(SHARED / "tinystories-train.txt", max_bytes=1_000_000)
+    assert first.documents == tiny.documents[: len(first.documents)]
+    assert 995_000 < first.n_bytes + 15 * len(first.documents) <= 1_000_015
+    for name in ("tinyshakespeare", "chinese_hongloumeng", "german_faust_ballads"):
+        corpus = read_corpus(SHARED / f"{name}.txt")
+        assert corpus.documents == [(SHARED / f"{name}.txt").read_bytes()]
