@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,42 @@ def test_options_that_make_no_sense(file: Path) -> None:
         read(file, b"text", split="words")
     with pytest.raises(UsageError, match="MAX_BYTES must be at least 1, but is 0"):
         read(file, b"text", max_bytes=0)
+
+
+@given(
+    st.binary(max_size=60) | st.text("ab \n\r\té", max_size=30).map(str.encode),
+    st.sampled_from(["file", "blank", "line"]),
+    st.none() | st.integers(1, 40),
+)
+def test_any_bytes_are_read_or_refused(
+    tmp_path_factory, contents: bytes, split: str, limit
+) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path_factory.mktemp("corpus") / "text.txt"
+    contents = contents.replace(b"|", SEPARATOR)
+    try:
+        corpus = read(file, contents, split=split, max_bytes=limit)
+    except DataError:
+        return
+    assert corpus.n_bytes <= min(len(contents), limit or len(contents))
+    rest = contents
+    for document in corpus.documents:
+        assert document.strip() and SEPARATOR not in document
+        rest = rest[rest.index(document) + len(document) :]
+
+
+def test_the_text_is_in_memory_twice_at_most(file: Path) -> None:
+    story = b"Once upon a time there was a file. " * 20
+    file.write_bytes((story + b"\n<|endoftext|>\n") * 30_000)
+    for path in (file, file.with_name("whole.txt")):
+        if path != file:
+            path.write_bytes(story * 30_000)
+        tracemalloc.start()
+        try:
+            corpus = read_corpus(path)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < (2.0 if len(corpus.documents) > 1 else 1.0) * path.stat().st_size + 5e6
 
 
 # MAX_BYTES
