@@ -41,6 +41,7 @@ def of(documents: list[bytes]) -> Corpus:
         (b"a\n<|endoftext|>\nb\n<|endoftext|>\n", [b"a", b"b"]),
         (b"a\r\n<|endoftext|>\r\nb\r\n<|endoftext|>\r\n", [b"a", b"b"]),
         (b"a<|endoftext|>b", [b"a", b"b"]),
+        (b"\na\n<|endoftext|>\nb\n", [b"\na", b"b\n"]),
         (b"a\n\n<|endoftext|>\n\nb\n", [b"a\n", b"\nb\n"]),
         (b" a \n<|endoftext|>\n b", [b" a ", b" b"]),
         (b"<|endoftext|>\n<|endoftext|>\n \n<|endoftext|>a", [b"a"]),
