@@ -143,17 +143,15 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     assert sum(np.array_equal(a, b) for a, b in zip(steps, other, strict=True)) < 3
 
 
-def test_batches_are_cut_from_one_row_of_windows() -> None:
-    """So a batch of 6 is two batches of 3: accumulating changes nothing but the memory."""
-    data = numbered(5000)
-    for step in range(60):
-        halves = [batch(data, 7, 2 * step + half, 3, 64)[0] for half in range(2)]
-        np.testing.assert_array_equal(batch(data, 7, step, 6, 64)[0], np.concatenate(halves))
-
-
-def test_a_batch_larger_than_an_epoch() -> None:
-    tokens, _ = batch(numbered(70), 0, 2, 8, 32)
-    assert tokens.shape == (8, 32)
+@pytest.mark.parametrize(("n", "B", "T"), [(5000, 4, 64), (70, 8, 32), (40, 6, 40)])
+def test_batches_are_cut_from_one_row_of_windows(n: int, B: int, T: int) -> None:
+    """So a batch of 4 is two batches of 2: accumulating changes nothing but the memory."""
+    data = numbered(n)
+    for step in range(40):
+        halves = [batch(data, 7, 2 * step + half, B // 2, T)[0] for half in range(2)]
+        np.testing.assert_array_equal(batch(data, 7, step, B, T)[0], np.concatenate(halves))
+        rows = [batch(data, 7, B * step + row, 1, T)[0] for row in range(B)]
+        np.testing.assert_array_equal(batch(data, 7, step, B, T)[0], np.concatenate(rows))
 
 
 def test_the_order_does_not_change_between_versions() -> None:
