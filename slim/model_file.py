@@ -1,0 +1,103 @@
+"""The door between a path and a model that runs: weights, tokenizer and history in one file.
+
+How the file is laid out is checkpoint.py's business; here is what it must hold to be a model.
+Nothing loads Numba until `load_model` is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slim import checkpoint
+from slim.config import ModelConfig, as_dict
+from slim.errors import ConfigError, ModelFileError
+from slim.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from slim.model import Model
+    from slim.parameters import Parameters
+
+OPTIMIZER_PREFIX = "slim.opt."
+
+
+def load_model(path: str | Path) -> tuple[Model, Tokenizer, dict[str, object]]:
+    """The model, its tokenizer and the file's metadata; ModelFileError says what is wrong.
+
+    A checkpoint of a run loads too: its optimizer state is left aside.
+    """
+    tensors, metadata = checkpoint.read(path)
+    config = model_config(metadata, path)
+    tokenizer = model_tokenizer(metadata, config, path)
+
+    from slim.model import Model
+    from slim.parameters import Parameters, parameter_shapes
+
+    shapes = parameter_shapes(config)
+    for name in tensors:
+        if name not in shapes and not name.startswith(OPTIMIZER_PREFIX):
+            raise ModelFileError(f"{path}: holds {name}, which no model of this configuration has")
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise ModelFileError(f"{path}: {name} is missing: the file does not hold a whole model")
+        if tensors[name].shape != shape:
+            raise ModelFileError(
+                f"{path}: {name} has shape {tensors[name].shape}, "
+                f"but its configuration says {shape}"
+            )
+    parameters = Parameters(config)
+    for name, view in parameters.views.items():
+        view[...] = tensors.pop(name)
+    return Model(config, parameters), tokenizer, metadata
+
+
+def save_model(path: str | Path, parameters: Parameters, metadata: dict[str, object]) -> int:
+    """Write a model atomically, with the metadata of `model_metadata`; its size in bytes."""
+    return checkpoint.write(path, dict(parameters.views), metadata)
+
+
+def model_metadata(
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    history: list[dict[str, object]],
+    calibration: dict[str, object] | None = None,
+) -> dict[str, object]:
+    """What a model file says about its weights; `history` has one record per training run."""
+    return {
+        "model": as_dict(config),
+        "tokenizer": tokenizer.to_json(),
+        "history": history,
+        "calibration": calibration,
+    }
+
+
+def model_config(metadata: dict[str, object], path: str | Path) -> ModelConfig:
+    """The sizes that the metadata states, checked like anybody's."""
+    record = metadata.get("model")
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    if not isinstance(record, dict) or set(record) != fields:
+        raise ModelFileError(f"{path}: its model configuration is missing or not of this version")
+    try:
+        return ModelConfig(**record)
+    except (ConfigError, TypeError) as error:
+        raise ModelFileError(f"{path}: its model configuration makes no sense: {error}") from error
+
+
+def model_tokenizer(
+    metadata: dict[str, object], config: ModelConfig, path: str | Path
+) -> Tokenizer:
+    """The tokenizer that the metadata holds, which must be as large as the model's vocabulary."""
+    text = metadata.get("tokenizer")
+    if not isinstance(text, str):
+        raise ModelFileError(f"{path}: holds no tokenizer")
+    try:
+        tokenizer = Tokenizer.from_json(text)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    if tokenizer.vocab_size != config.vocab_size:
+        raise ModelFileError(
+            f"{path}: its tokenizer has {tokenizer.vocab_size:,} tokens, "
+            f"but the model was made for {config.vocab_size:,}"
+        )
+    return tokenizer
