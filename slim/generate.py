@@ -116,6 +116,20 @@ def generate(
     )
 
 
+def in_words(event: GenerateFinished) -> str:
+    """Why the text ended, for a person."""
+    words = {
+        "eos": "the text came to its end",
+        "stop_string": "stopped: a stop string came up",
+        "length": "stopped: N tokens are written",
+        "context": "stopped: the context is full",
+        "low_confidence": f"stopped: unsure for {WINDOW} tokens",
+        "repetition": "stopped: it repeats itself",
+        "interrupted": "interrupted",
+    }
+    return words[event.finish_reason]
+
+
 def start_of_text(tokenizer: Tokenizer, prompt: str | bytes, limit: int) -> np.ndarray:
     """`<|endoftext|>` and the prompt's ids, (n,) int32: documents in training begin like this."""
     ids = tokenizer.encode(prompt)
@@ -133,19 +147,18 @@ def stop_rules(
     """The rules of `stop_confidence`: none for "off", else both where a threshold is known."""
     if config.stop_confidence == "off":
         return None, None, None
-    note = None
-    threshold = config.stop_confidence
-    if threshold == "auto":
+    if config.stop_confidence != "auto":
+        threshold: float | None = float(config.stop_confidence)
+    else:
         threshold = calibrated_threshold(calibration)
-        if threshold is None:
-            note = Note(
-                "this model has no confidence calibration, so only loops end the text early: "
-                "give a threshold instead, such as --stop-confidence -3.5",
-                level="warning",
-            )
     if threshold is None:
+        note = Note(
+            "this model has no confidence calibration, so only loops end the text early: "
+            "give a threshold instead, such as --stop-confidence -3.5",
+            level="warning",
+        )
         return None, Repetition(), note
-    return LowConfidence(float(threshold), min_tokens=config.min_tokens), Repetition(), note
+    return LowConfidence(threshold, min_tokens=config.min_tokens), Repetition(), None
 
 
 def calibrated_threshold(calibration: dict[str, object] | None) -> float | None:

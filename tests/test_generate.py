@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,8 +27,11 @@ class ByteTokenizer:
     """One token per byte after the four special tokens."""
 
     eos_id = 0
-    special_tokens = {"<|endoftext|>": 0, "<|user|>": 1, "<|assistant|>": 2, "<|end|>": 3}
     vocab_size = 260
+
+    def __init__(self) -> None:
+        names = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|end|>")
+        self.special_tokens = {name: i for i, name in enumerate(names)}
 
     def encode(self, text: str | bytes) -> np.ndarray:
         data = text.encode() if isinstance(text, str) else text
@@ -203,7 +207,7 @@ def test_stop_strings_do_not_depend_on_how_the_text_is_cut(
     expected = text[: sum(min(ends))] if ends else text
     holder, out = StopStrings(tuple(stops)), ""
     bounds = sorted({0, len(text), *(cut for cut in cuts if cut <= len(text))})
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in pairwise(bounds):
         out += holder.push(text[first:last])
         assert expected.startswith(out)
     assert out + holder.flush() == expected

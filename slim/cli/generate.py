@@ -1,0 +1,299 @@
+"""`slim generate MODEL [PROMPT] [N]`: prompt and text on stdout, statistics on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from slim.config import GenerateConfig
+from slim.errors import UsageError
+
+if TYPE_CHECKING:
+    from slim.cli.shading import Shading
+    from slim.events import GenerateFinished, TokenGenerated
+
+DEFAULTS = GenerateConfig()
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Describe the command to argparse."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="continue a prompt",
+        description="Continue PROMPT by at most N tokens. The prompt and the text go to stdout, "
+        "statistics to stderr.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model file")
+    parser.add_argument(
+        "prompt",
+        metavar="PROMPT",
+        nargs="?",
+        default="",
+        help="the beginning of the text; - reads it from stdin (without its last line break); "
+        "nothing: the model begins a text of its own",
+    )
+    parser.add_argument(
+        "n", metavar="N", nargs="?", help=f"tokens at most (default {DEFAULTS.max_tokens})"
+    )
+    sampler = parser.add_argument_group("sampler")
+    for flag, kind, field, text in (
+        ("--temp", float, "temperature", "temperature; 0 takes the most probable token"),
+        ("--top-k", int, "top_k", "draw from the K most probable tokens; 0: off"),
+        ("--top-p", float, "top_p", "draw from the fewest tokens that hold P together; 1: off"),
+        (
+            "--min-p",
+            float,
+            "min_p",
+            "leave out what is less than P times as probable as the best; 0: off",
+        ),
+        (
+            "--repeat-penalty",
+            float,
+            "repeat_penalty",
+            f"make the last {DEFAULTS.repeat_window} tokens less probable; 1: off",
+        ),
+    ):
+        default = getattr(DEFAULTS, field)
+        sampler.add_argument(
+            flag, dest=field, type=kind, default=default, help=f"{text} (default {default:g})"
+        )
+    sampler.add_argument("--seed", type=int, help="of the draw (default random, and reported)")
+    ending = parser.add_argument_group("when the text ends")
+    ending.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text; \\n is a line break; may be given several times",
+    )
+    ending.add_argument(
+        "--stop-confidence",
+        default=DEFAULTS.stop_confidence,
+        metavar="off|auto|FLOAT",
+        help="end where the model is lost (its mean log p over 16 tokens stays below FLOAT, such "
+        "as -3.5; auto: below what its calibration says) or goes in circles (default off)",
+    )
+    ending.add_argument(
+        "--min-tokens",
+        type=int,
+        default=DEFAULTS.min_tokens,
+        help=f"tokens that a lost model writes at least (default {DEFAULTS.min_tokens})",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--json", action="store_true", help="one JSON object per token and a last one"
+    )
+    output.add_argument(
+        "--raw", action="store_true", help="piped text as the model wrote it, control bytes too"
+    )
+    output.add_argument(
+        "--confidence",
+        choices=("color", "plain", "off"),
+        default="off",
+        help="show how expected each word was, by shading or by brackets (default off)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate; the exit code is 130 if Ctrl-C ended the text."""
+    config = _config(args)
+    prompt = _prompt(args.prompt)
+
+    from slim.cli.stopping import StopRequest
+    from slim.compute import stream
+    from slim.events import GenerateFinished, Note, TokenGenerated
+    from slim.generate import generate, in_words
+    from slim.model_file import load_model
+
+    stop = StopRequest()
+
+    def events() -> Iterator[object]:
+        model, tokenizer, metadata = load_model(args.model)
+        yield from generate(
+            model,
+            tokenizer,
+            prompt,
+            config,
+            calibration=metadata.get("calibration"),
+            should_stop=stop.requested,
+        )
+
+    writer = _writer(args, prompt, config)
+    finished: GenerateFinished | None = None
+    with stop:
+        for event in stream(events()):
+            if isinstance(event, Note):
+                sys.stderr.write(f"slim: {event.text}\n")
+            elif isinstance(event, TokenGenerated):
+                writer.token(event)
+            elif isinstance(event, GenerateFinished):
+                finished = event
+                writer.finish(event)
+    assert finished is not None
+    sys.stderr.write(f"{_statistics(finished)}; {in_words(finished)}\n")
+    return stop.exit_code if finished.finish_reason == "interrupted" else 0
+
+
+def _statistics(event: GenerateFinished) -> str:
+    return (
+        f"{event.tokens:,} tokens, {event.tokens_per_second:,.0f} tokens/s, "
+        f"typical p {event.typical_p:.2f}, perplexity {event.perplexity:.1f}, seed {event.seed}"
+    )
+
+
+def _config(args: argparse.Namespace) -> GenerateConfig:
+    rule: str | float = args.stop_confidence
+    if rule not in ("off", "auto"):
+        with contextlib.suppress(ValueError):
+            rule = float(rule)
+    return GenerateConfig(
+        max_tokens=_count(args.n),
+        stop=tuple(stop.replace("\\n", "\n") for stop in args.stop),
+        stop_confidence=rule,
+        **{
+            name: getattr(args, name)
+            for name in (
+                *("temperature", "top_k", "top_p", "min_p"),
+                *("repeat_penalty", "seed", "min_tokens"),
+            )
+        },
+    )
+
+
+def _count(text: str | None) -> int:
+    if text is None:
+        return DEFAULTS.max_tokens
+    try:
+        count = int(text)
+    except ValueError:
+        raise UsageError(
+            f"N must be a whole number of tokens, but is {text!r} "
+            "(put a prompt of several words in quotes)"
+        ) from None
+    if count < 1:
+        raise UsageError(f"N must be at least 1, but is {count}")
+    return count
+
+
+def _prompt(argument: str) -> bytes:
+    """The prompt's bytes, whatever they are."""
+    if argument != "-":
+        return os.fsencode(argument)
+    text = sys.stdin.buffer.read()
+    return text.removesuffix(b"\n").removesuffix(b"\r")
+
+
+class JsonWriter:
+    """One JSON object per line: ASCII, so nothing in it can move a terminal's cursor."""
+
+    def token(self, event: TokenGenerated) -> None:
+        self._line(
+            {
+                "type": "token",
+                **{
+                    name: getattr(event, name)
+                    for name in (
+                        *("index", "token_id", "text", "logprob", "p"),
+                        *("p_sampled", "entropy", "rank", "margin"),
+                    )
+                },
+            }
+        )
+
+    def finish(self, event: GenerateFinished) -> None:
+        self._line(
+            {
+                "type": "finish",
+                **{
+                    name: getattr(event, name)
+                    for name in (
+                        *("finish_reason", "tokens", "tokens_per_second", "typical_p"),
+                        *("perplexity", "seed", "prompt_tokens", "kept_characters"),
+                    )
+                },
+            }
+        )
+
+    def _line(self, record: dict[str, object]) -> None:
+        sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+        sys.stdout.flush()
+
+
+class TextWriter:
+    """The prompt and the text, as they come.
+
+    A stop rule may cut off the end of a text that is already on the screen: there, the statistics
+    say so. Where stdout is not a terminal, the tokens that it may cut are held back, so that what
+    arrives is the result.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        clean: Callable[[str], str],
+        shading: Shading,
+        held_tokens: int,
+        last_line_break: bool,
+    ) -> None:
+        self._prompt: str | None = prompt
+        self._clean = clean
+        self._shading = shading
+        self._held_tokens = held_tokens
+        self._held: deque[tuple[str, float]] = deque()
+        self._last_line_break = last_line_break
+        self._written = 0  # characters of the text, without prompt and marks
+
+    def token(self, event: TokenGenerated) -> None:
+        self._begin()
+        self._held.append((event.text, event.p))
+        while len(self._held) > self._held_tokens:
+            self._write(*self._held.popleft())
+        sys.stdout.flush()
+
+    def finish(self, event: GenerateFinished) -> None:
+        self._begin()
+        for text, p in self._held:
+            self._write(text[: max(0, event.kept_characters - self._written)], p)
+        sys.stdout.write(self._shading.close() + ("\n" if self._last_line_break else ""))
+        sys.stdout.flush()
+
+    def _begin(self) -> None:
+        """The prompt, when it is sure that there will be a text."""
+        if self._prompt is not None:
+            sys.stdout.write(self._clean(self._prompt))
+            self._prompt = None
+
+    def _write(self, text: str, p: float) -> None:
+        self._written += len(text)
+        sys.stdout.write(self._shading.mark(self._clean(text), p))
+
+
+def _writer(
+    args: argparse.Namespace, prompt: bytes, config: GenerateConfig
+) -> JsonWriter | TextWriter:
+    if args.json:
+        return JsonWriter()
+    from slim.cli.shading import Shading, colours_work
+    from slim.confidence import WINDOW
+    from slim.safe_text import safe_text
+
+    sys.stdout.reconfigure(errors="replace")
+    terminal = sys.stdout.isatty()
+    raw = args.raw and not terminal
+    shading = Shading(args.confidence, colours_work(os.environ))
+    if legend := shading.legend():
+        sys.stderr.write(legend + "\n")
+    return TextWriter(
+        prompt.decode("utf-8", errors="replace"),
+        clean=str if raw else safe_text,
+        shading=shading,
+        held_tokens=0 if terminal or config.stop_confidence == "off" else WINDOW,
+        last_line_break=not raw,
+    )

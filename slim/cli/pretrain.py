@@ -1,0 +1,58 @@
+"""`slim pretrain CORPUS EPOCHS OUT [MAX_BYTES]`: a model from a corpus."""
+
+from __future__ import annotations
+
+import argparse
+
+from slim.cli.training import Request, add_run_options, positive_number, run_request, settings_of
+from slim.errors import UsageError
+
+ORDER = "slim pretrain CORPUS EPOCHS OUT [MAX_BYTES]"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Describe the command to argparse."""
+    parser = subparsers.add_parser(
+        "pretrain",
+        help="train a model from a corpus",
+        description="Build a vocabulary from CORPUS and train a model on it, EPOCHS times through. "
+        "OUT appears at the first validation and always holds the best model so far; OUT.run/ holds "
+        "what is needed to go on.",
+    )
+    parser.add_argument("corpus", metavar="CORPUS", help="a text file, UTF-8")
+    parser.add_argument("epochs", metavar="EPOCHS", help="how often the text is read; 0.5 is half")
+    parser.add_argument("out", metavar="OUT", help="the model file to write")
+    parser.add_argument(
+        "max_bytes", metavar="MAX_BYTES", nargs="?", help="only the first so many bytes"
+    )
+    add_run_options(parser, sizes=True)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; the exit code."""
+    return run_request(
+        args,
+        Request(
+            command="pretrain",
+            data=args.corpus,
+            epochs=positive_number("EPOCHS", args.epochs, ORDER),
+            out=args.out,
+            max_bytes=_max_bytes(args.max_bytes),
+            settings=settings_of(args),
+        ),
+    )
+
+
+def _max_bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        value = int(text.replace("_", ""))
+    except ValueError:
+        raise UsageError(
+            f"MAX_BYTES must be a whole number, got {text!r} (the order is: {ORDER})"
+        ) from None
+    if value < 1:
+        raise UsageError(f"MAX_BYTES must be at least 1, got {text}")
+    return value
