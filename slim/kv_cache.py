@@ -8,12 +8,12 @@ from slim.config import ModelConfig
 
 
 class KVCache:
-    """keys, values (L, capacity, G*D) float32, rotated; rows 0 .. length - 1 of each layer are filled."""
+    """keys, values (L, capacity, G*D) operands, rotated; rows 0 .. length - 1 of each layer are filled."""
 
-    def __init__(self, config: ModelConfig, capacity: int) -> None:
+    def __init__(self, config: ModelConfig, capacity: int, dtype: type = np.float32) -> None:
         shape = (config.n_layers, capacity, config.n_kv_heads * config.head_dim)
-        self.keys = np.zeros(shape, np.float32)
-        self.values = np.zeros(shape, np.float32)
+        self.keys = np.zeros(shape, dtype)
+        self.values = np.zeros(shape, dtype)
         self.capacity = capacity
         self.length = 0
 

@@ -10,15 +10,25 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numba
 import numpy as np
 
 from slim.config import ModelConfig
-from slim.kernels.attention import attention_backward, attention_forward, attention_scratch_size
+from slim.kernels.attention import attention_backward, attention_forward, attention_scratch_sizes
 from slim.kernels.cross_entropy import cross_entropy
 from slim.kernels.decode import decode_token, decode_work_size
 from slim.kernels.embedding import embedding_backward, embedding_forward
-from slim.kernels.matmul import gradient_scratch_size, matmul, matmul_weight_gradient, pack, packed_size
+from slim.kernels.matmul import (
+    gradient_scratch_size,
+    matmul,
+    matmul_add,
+    matmul_weight_gradient,
+    pack,
+    packed_size,
+)
+from slim.kernels.operand import operand_dtype
 from slim.kernels.rmsnorm import partial_rows, rmsnorm_backward, rmsnorm_forward
 from slim.kernels.rope import rope, rope_tables
 from slim.kernels.swiglu import swiglu_backward, swiglu_forward
@@ -27,33 +37,43 @@ from slim.parameters import Layer, Parameters
 
 HEAD_ROWS = 256  # rows of logits that exist at a time
 FORWARD, BACKWARD = np.float32(1.0), np.float32(-1.0)
-OVERWRITE, ADD = 0, 1
 
 
 class Panels:
-    """Every matrix packed for the micro-kernel: transposed for the forward pass, as it is for input gradients."""
+    """Every matrix packed for the micro-kernel: turned over for the forward pass, as it is for input gradients."""
 
-    def __init__(self, parameters: Parameters, transposed: bool) -> None:
-        self.transposed = transposed
-        matrices = [w for layer in parameters.layers for w in _matrices(layer)] + [parameters.lm_head]
-        sizes = [self._size(w) for w in matrices]
+    def __init__(self, parameters: Parameters, dtype: type) -> None:
+        self.matrices = [w for layer in parameters.layers for w in _matrices(layer)] + [parameters.lm_head]
+        self.dtype = dtype
+        self.flat, self.forward, starts = self._buffers(transposed=True)
+        self.starts = np.array(starts[:-1], np.int64).reshape(-1, 4)
+        self.head_start = starts[-1]
+        nothing = np.empty(0, dtype)
+        self.backward = [nothing] * len(self.forward)
+
+    def _buffers(self, transposed: bool) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
+        """Room for all panels in one array, the panels of each matrix, and where they begin."""
+        shapes = [w.shape if transposed else w.shape[::-1] for w in self.matrices]
+        sizes = [packed_size(columns, k, self.dtype) for columns, k in shapes]
         starts = [0, *np.cumsum(sizes).tolist()]
-        self.flat = np.zeros(starts[-1], np.float32)
-        views = [self.flat[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-        self._pairs = list(zip(views, matrices, strict=True))
-        self.head = views[-1]
-        self.layers = [tuple(views[i : i + 4]) for i in range(0, len(views) - 1, 4)]  # wqkv, wo, w_gate_up, w_down
-        self.starts = np.array(starts[:-2], np.int64).reshape(-1, 4)
-        self.head_start = starts[-2]
+        flat = np.zeros(starts[-1], self.dtype)
+        return flat, [flat[start:stop] for start, stop in pairwise(starts)], starts[:-1]
 
-    def _size(self, weight: np.ndarray) -> int:
-        rows, columns = weight.shape
-        return packed_size(rows, columns) if self.transposed else packed_size(columns, rows)
+    def add_backward(self) -> None:
+        """Panels for the backward pass too, from now on."""
+        if len(self.backward[0]) == 0:
+            _, self.backward, _ = self._buffers(transposed=False)
+            self.pack()
 
     def pack(self) -> None:
         """Copy the weights as they are now."""
-        for panels, weight in self._pairs:
-            pack(panels, weight, self.transposed)
+        for forward, backward, weight in zip(self.forward, self.backward, self.matrices, strict=True):
+            pack(forward, backward, weight)
+
+    @staticmethod
+    def of_layer(panels: list[np.ndarray], layer: int) -> list[np.ndarray]:
+        """wqkv, wo, w_gate_up, w_down of a layer."""
+        return panels[4 * layer : 4 * layer + 4]
 
 
 def _matrices(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -61,66 +81,88 @@ def _matrices(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
 
 
 class Workspace:
-    """The activations of a (B, T) batch. With train=False all layers share one layer's buffers."""
+    """The activations of a (B, T) batch. With train=False all layers share one layer's buffers.
 
-    def __init__(self, config: ModelConfig, B: int, T: int, train: bool) -> None:
+    What goes into a matrix product has the operands' dtype; the residual stream and its gradient are float32.
+    """
+
+    def __init__(self, config: ModelConfig, B: int, T: int, train: bool, dtype: type = np.float32) -> None:
         if T > config.max_seq_len:
             raise ValueError(f"T must be at most max_seq_len, but {T} > {config.max_seq_len}")
-        self.B, self.T, self.train = B, T, train
+        self.B, self.T, self.train, self.dtype = B, T, train, dtype
         N, C, F, V = B * T, config.dim, config.hidden_dim, config.vocab_size
         L, H, D = config.n_layers, config.n_heads, config.head_dim
         qkv_columns = (H + 2 * config.n_kv_heads) * D
-        self.x = _per_layer(L + 1, (N, C), train)
-        self.rstd_attn = _per_layer(L, (N,), train)
-        self.qkv = _per_layer(L, (N, qkv_columns), train)
-        self.attended = _per_layer(L, (N, C), train)
-        self.lse = _per_layer(L, (B, H, T), train)
-        self.x_mid = _per_layer(L, (N, C), train)
-        self.rstd_ffn = _per_layer(L, (N,), train)
-        self.gate_up = _per_layer(L, (N, 2 * F), train)
-        self.normed = np.empty((N, C), np.float32)
-        self.hidden = np.empty((N, F), np.float32)
-        self.rstd_final = np.empty(N, np.float32)
-        self.losses = np.empty(N, np.float32)
-        self.logits = np.empty((min(N, HEAD_ROWS), V), np.float32)
+        f32 = np.float32
+        self.x = _per_layer(L + 1, (N, C), f32, train)
+        self.rstd_attn = _per_layer(L, (N,), f32, train)
+        self.qkv = _per_layer(L, (N, qkv_columns), dtype, train)
+        self.attended = _per_layer(L, (N, C), dtype, train)
+        self.lse = _per_layer(L, (B, H, T), f32, train)
+        self.x_mid = _per_layer(L, (N, C), f32, train)
+        self.rstd_ffn = _per_layer(L, (N,), f32, train)
+        self.gate_up = _per_layer(L, (N, 2 * F), dtype, train)
+        self.normed = np.empty((N, C), dtype)
+        self.hidden = np.empty((N, F), dtype)
+        self.rstd_final = np.empty(N, f32)
+        self.losses = np.empty(N, f32)
+        self.logits = np.empty((min(N, HEAD_ROWS), V), f32)
+        # As an operand a row is a whole number of units.
+        separate = train and dtype != f32
+        self.dlogits = np.empty((min(N, HEAD_ROWS), V + V % 2), dtype) if separate else self.logits
         workers = numba.get_num_threads()
-        self.attention_scratch = np.empty((workers, attention_scratch_size(T, D)), np.float32)
+        self.attention_scratch = _attention_scratch(workers, T, D, dtype)
         if train:
-            self.dx = np.empty((N, C), np.float32)
-            self.dnormed = np.empty((N, C), np.float32)
-            self.dqkv = np.empty((N, qkv_columns), np.float32)
-            self.dgate_up = np.empty((N, 2 * F), np.float32)
-            self.dhidden = np.empty((N, F), np.float32)
-            self.partial = np.empty((partial_rows(N), C), np.float32)
-            self.gradient_scratch = np.empty((workers, gradient_scratch_size(max(C, F))), np.float32)
+            self.dx = np.empty((N, C), f32)
+            self.dx_operand = self.dx if dtype == f32 else np.empty((N, C), dtype)
+            self.dnormed = np.empty((N, C), f32)
+            self.dattended = np.empty((N, C), dtype)
+            self.dqkv = np.empty((N, qkv_columns), dtype)
+            self.dgate_up = np.empty((N, 2 * F), dtype)
+            self.dhidden = np.empty((N, F), dtype)
+            self.partial = np.empty((partial_rows(N), C), f32)
+            shapes = [(V, C), (qkv_columns, C), (2 * F, C), (C, F)]
+            size = max(gradient_scratch_size(*shape, workers, dtype) for shape in shapes)
+            self.gradient_scratch = np.empty((workers, size), dtype)
 
 
-def _per_layer(count: int, shape: tuple[int, ...], distinct: bool) -> list[np.ndarray]:
+def _per_layer(count: int, shape: tuple[int, ...], dtype: type, distinct: bool) -> list[np.ndarray]:
     if distinct:
-        return [np.empty(shape, np.float32) for _ in range(count)]
-    return [np.empty(shape, np.float32)] * count
+        return [np.empty(shape, dtype) for _ in range(count)]
+    return [np.empty(shape, dtype)] * count
 
 
-def workspace_bytes(config: ModelConfig, B: int, T: int, train: bool) -> int:
+def _attention_scratch(workers: int, S: int, D: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    sums, operands = attention_scratch_sizes(S, D)
+    return np.empty((workers, sums), np.float32), np.empty((workers, operands), dtype)
+
+
+def workspace_bytes(config: ModelConfig, B: int, T: int, train: bool, precision: str = "fp32") -> int:
     """Bytes of a Workspace, without its few scratch buffers."""
-    N, C, F = B * T, config.dim, config.hidden_dim
+    N, C, F, size = B * T, config.dim, config.hidden_dim, 2 if precision == "bf16" else 4
     qkv = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-    layer = 3 * C + qkv + 2 * F + config.n_heads + 2
-    shared = C + F + 2 + (2 * C + qkv + 3 * F if train else 0)
+    layer = 4 * (2 * C + config.n_heads + 2) + size * (C + qkv + 2 * F)
+    shared = 4 * (C + 2) + size * (C + F)
+    if train:
+        shared += 4 * 2 * C + size * (C + qkv + 3 * F) + (size * C if size == 2 else 0)
     layers = config.n_layers if train else 1
-    return 4 * (N * (layers * layer + C + shared) + min(N, HEAD_ROWS) * config.vocab_size)
+    return N * (layers * layer + shared) + min(N, HEAD_ROWS) * config.vocab_size * (4 + size if train else 4)
 
 
 class Model:
-    """A model that runs: parameters, their packed copies and the RoPE tables. Call `pack()` after changing weights."""
+    """A model that runs: parameters, their packed copies and the RoPE tables. Call `pack()` after changing weights.
 
-    def __init__(self, config: ModelConfig, parameters: Parameters) -> None:
+    precision   "fp32", or "bf16": operands of matrix products are rounded to bfloat16, all else stays float32
+    """
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, precision: str = "fp32") -> None:
         self.config = config
         self.parameters = parameters
+        self.precision = precision
+        self.dtype = operand_dtype(precision)
         self.cos, self.sin = rope_tables(config.max_seq_len, config.head_dim, config.rope_theta)
         self.eps = np.float32(config.norm_eps)
-        self.panels = Panels(parameters, transposed=True)
-        self.gradient_panels: Panels | None = None  # made by the first backward pass
+        self.panels = Panels(parameters, self.dtype)
         starts, offset = self.panels.starts, parameters.offsets
         norms = [
             (offset[f"model.layers.{i}.input_layernorm.weight"], offset[f"model.layers.{i}.post_attention_layernorm.weight"])
@@ -136,16 +178,14 @@ class Model:
     def pack(self) -> None:
         """Bring the packed copies up to date with `parameters`."""
         self.panels.pack()
-        if self.gradient_panels is not None:
-            self.gradient_panels.pack()
 
     def workspace(self, B: int, T: int, train: bool) -> Workspace:
         """Buffers for batches of B sequences of T tokens, made once and used for every step."""
-        return Workspace(self.config, B, T, train)
+        return Workspace(self.config, B, T, train, self.dtype)
 
     def new_cache(self, capacity: int | None = None) -> KVCache:
         """An empty cache for `capacity` tokens (the context length if None)."""
-        return KVCache(self.config, self.config.max_seq_len if capacity is None else capacity)
+        return KVCache(self.config, self.config.max_seq_len if capacity is None else capacity, self.dtype)
 
     # ---- forward ----------------------------------------------------------------------------------------------
 
@@ -156,11 +196,10 @@ class Model:
         start = 0 if cache is None else cache.length
         k_column, v_column = H * D, (H + G) * D
         embedding_forward(w.x[0], tokens, self.parameters.tok_emb)
-        for i, (layer, (wqkv, wo, w_gate_up, w_down)) in enumerate(
-            zip(self.parameters.layers, self.panels.layers, strict=True)
-        ):
+        for i, layer in enumerate(self.parameters.layers):
+            wqkv, wo, w_gate_up, w_down = self.panels.of_layer(self.panels.forward, i)
             rmsnorm_forward(w.normed, w.rstd_attn[i], w.x[i], layer.attn_norm, self.eps)
-            matmul(w.qkv[i], w.normed, wqkv, OVERWRITE)
+            matmul(w.qkv[i], w.normed, wqkv)
             rope(w.qkv[i], self.cos, self.sin, H + G, w.T, start, FORWARD)
             if cache is None:
                 keys, values, k_first, v_first, S = w.qkv[i], w.qkv[i], k_column, v_column, w.T
@@ -171,15 +210,13 @@ class Model:
                 values[start:S] = w.qkv[i][:, v_column:]
             attention_forward(
                 w.attended[i], w.lse[i], w.qkv[i], keys, k_first, values, v_first,
-                w.B, w.T, S, H, G, D, start, w.attention_scratch,
+                w.B, w.T, S, H, G, D, start, *w.attention_scratch,
             )  # fmt: skip
-            np.copyto(w.x_mid[i], w.x[i])
-            matmul(w.x_mid[i], w.attended[i], wo, ADD)
+            matmul_add(w.x_mid[i], w.x[i], w.attended[i], wo)
             rmsnorm_forward(w.normed, w.rstd_ffn[i], w.x_mid[i], layer.ffn_norm, self.eps)
-            matmul(w.gate_up[i], w.normed, w_gate_up, OVERWRITE)
+            matmul(w.gate_up[i], w.normed, w_gate_up)
             swiglu_forward(w.hidden, w.gate_up[i])
-            np.copyto(w.x[i + 1], w.x_mid[i])
-            matmul(w.x[i + 1], w.hidden, w_down, ADD)
+            matmul_add(w.x[i + 1], w.x_mid[i], w.hidden, w_down)
         rmsnorm_forward(w.normed, w.rstd_final, w.x[-1], self.parameters.final_norm, self.eps)
 
     def _head_chunks(self, w: Workspace) -> list[slice]:
@@ -192,15 +229,15 @@ class Model:
         self._forward(w, tokens)
         for rows in self._head_chunks(w):
             logits = w.logits[: rows.stop - rows.start]
-            matmul(logits, w.normed[rows], self.panels.head, OVERWRITE)
-            cross_entropy(w.losses[rows], logits, targets[rows], np.float32(0.0))
+            matmul(logits, w.normed[rows], self.panels.forward[-1])
+            cross_entropy(w.losses[rows], logits, logits, targets[rows], np.float32(0.0))
         return w.losses.reshape(w.B, w.T)
 
     def logits(self, w: Workspace, tokens: np.ndarray) -> np.ndarray:
         """All logits, (B, T, V) float32: for small batches."""
         self._forward(w, _rows(tokens, w))
         logits = np.empty((w.B * w.T, self.config.vocab_size), np.float32)
-        matmul(logits, w.normed, self.panels.head, OVERWRITE)
+        matmul(logits, w.normed, self.panels.forward[-1])
         return logits.reshape(w.B, w.T, -1)
 
     # ---- backward ---------------------------------------------------------------------------------------------
@@ -209,60 +246,56 @@ class Model:
         self, w: Workspace, tokens: np.ndarray, targets: np.ndarray, gradients: Parameters, scale: float = 1.0
     ) -> float:
         """Add scale * d(mean loss)/dw to `gradients`; return the mean loss in nats over targets that are not -1."""
-        if self.gradient_panels is None:
-            self.gradient_panels = Panels(self.parameters, transposed=False)
-            self.gradient_panels.pack()
+        self.panels.add_backward()
         tokens, targets = _rows(tokens, w), _rows(targets, w)
         self._forward(w, tokens)
         counted = max(int(np.count_nonzero(targets >= 0)), 1)
         for rows in self._head_chunks(w):
-            logits = w.logits[: rows.stop - rows.start]
-            matmul(logits, w.normed[rows], self.panels.head, OVERWRITE)
-            cross_entropy(w.losses[rows], logits, targets[rows], np.float32(scale / counted))
-            matmul(w.dnormed[rows], logits, self.gradient_panels.head, OVERWRITE)
-            matmul_weight_gradient(gradients.lm_head, logits, w.normed[rows], w.gradient_scratch)
+            logits, dlogits = w.logits[: rows.stop - rows.start], w.dlogits[: rows.stop - rows.start]
+            matmul(logits, w.normed[rows], self.panels.forward[-1])
+            cross_entropy(w.losses[rows], dlogits, logits, targets[rows], np.float32(scale / counted))
+            matmul(w.dnormed[rows], dlogits, self.panels.backward[-1])
+            matmul_weight_gradient(gradients.lm_head, dlogits, w.normed[rows], w.gradient_scratch)
         self._backward(w, tokens, gradients)
         return float(np.sum(w.losses, dtype=np.float64)) / counted
 
     def _backward(self, w: Workspace, tokens: np.ndarray, gradients: Parameters) -> None:
         """From w.dnormed, the gradient at the final norm, to every weight. Each group names the line it inverts."""
-        assert self.gradient_panels is not None
         config, parameters, scratch = self.config, self.parameters, w.gradient_scratch
         H, G, D = config.n_heads, config.n_kv_heads, config.head_dim
         w.dx.fill(0.0)
         # normed = rmsnorm(x[L], final_norm)
         rmsnorm_backward(
-            w.dx, gradients.final_norm, w.partial, w.dnormed, w.x[-1], w.rstd_final, parameters.final_norm
+            w.dx, w.dx_operand, gradients.final_norm, w.partial, w.dnormed, w.x[-1], w.rstd_final, parameters.final_norm
         )
         for i in reversed(range(config.n_layers)):
             layer, dlayer = parameters.layers[i], gradients.layers[i]
-            wqkv, wo, w_gate_up, w_down = self.gradient_panels.layers[i]
-            # x[i + 1] = x_mid + swiglu(gate_up) w_down; hidden is cheaper to compute again than to keep
-            swiglu_forward(w.hidden, w.gate_up[i])
-            matmul_weight_gradient(dlayer.w_down, w.dx, w.hidden, scratch)
-            matmul(w.dhidden, w.dx, w_down, OVERWRITE)
-            swiglu_backward(w.dgate_up, w.dhidden, w.gate_up[i])
-            # gate_up = rmsnorm(x_mid, ffn_norm) w_gate_up
+            wqkv, wo, w_gate_up, w_down = self.panels.of_layer(self.panels.backward, i)
+            # x[i + 1] = x_mid + swiglu(gate_up) w_down
+            matmul(w.dhidden, w.dx_operand, w_down)
+            swiglu_backward(w.dgate_up, w.hidden, w.dhidden, w.gate_up[i])
+            matmul_weight_gradient(dlayer.w_down, w.dx_operand, w.hidden, scratch)
+            # gate_up = rmsnorm(x_mid, ffn_norm) w_gate_up; normed is cheaper to compute again than to keep
             rmsnorm_forward(w.normed, w.rstd_ffn[i], w.x_mid[i], layer.ffn_norm, self.eps)
             matmul_weight_gradient(dlayer.w_gate_up, w.dgate_up, w.normed, scratch)
-            matmul(w.dnormed, w.dgate_up, w_gate_up, OVERWRITE)
+            matmul(w.dnormed, w.dgate_up, w_gate_up)
             rmsnorm_backward(
-                w.dx, dlayer.ffn_norm, w.partial, w.dnormed, w.x_mid[i], w.rstd_ffn[i], layer.ffn_norm
+                w.dx, w.dx_operand, dlayer.ffn_norm, w.partial, w.dnormed, w.x_mid[i], w.rstd_ffn[i], layer.ffn_norm
             )
             # x_mid = x[i] + attended wo
-            matmul_weight_gradient(dlayer.wo, w.dx, w.attended[i], scratch)
-            matmul(w.dnormed, w.dx, wo, OVERWRITE)
+            matmul_weight_gradient(dlayer.wo, w.dx_operand, w.attended[i], scratch)
+            matmul(w.dattended, w.dx_operand, wo)
             # attended = attention(rope(qkv))
             attention_backward(
-                w.dqkv, w.dnormed, w.attended[i], w.lse[i], w.qkv[i], w.B, w.T, H, D, w.attention_scratch
+                w.dqkv, w.dattended, w.attended[i], w.lse[i], w.qkv[i], w.B, w.T, H, D, *w.attention_scratch
             )
             rope(w.dqkv, self.cos, self.sin, H + G, w.T, 0, BACKWARD)
             # qkv = rmsnorm(x[i], attn_norm) wqkv
             rmsnorm_forward(w.normed, w.rstd_attn[i], w.x[i], layer.attn_norm, self.eps)
             matmul_weight_gradient(dlayer.wqkv, w.dqkv, w.normed, scratch)
-            matmul(w.dnormed, w.dqkv, wqkv, OVERWRITE)
+            matmul(w.dnormed, w.dqkv, wqkv)
             rmsnorm_backward(
-                w.dx, dlayer.attn_norm, w.partial, w.dnormed, w.x[i], w.rstd_attn[i], layer.attn_norm
+                w.dx, w.dx_operand, dlayer.attn_norm, w.partial, w.dnormed, w.x[i], w.rstd_attn[i], layer.attn_norm
             )
         # x[0] = embedding(tokens)
         embedding_backward(gradients.tok_emb, w.dx, tokens)
@@ -273,14 +306,13 @@ class Model:
         """Append all `ids` to the cache in one pass; logits (V,) after the last, valid until the next call."""
         ids = np.ascontiguousarray(ids, np.int32)
         _check_room(cache, len(ids))
-        w = Workspace(self.config, 1, len(ids), train=False)
-        w.attention_scratch = np.empty(
-            (w.attention_scratch.shape[0], attention_scratch_size(cache.length + len(ids), self.config.head_dim)),
-            np.float32,
+        w = self.workspace(1, len(ids), train=False)
+        w.attention_scratch = _attention_scratch(
+            numba.get_num_threads(), cache.length + len(ids), self.config.head_dim, self.dtype
         )
         self._forward(w, ids, cache)
         cache.length += len(ids)
-        matmul(self._next_logits, w.normed[-1:], self.panels.head, OVERWRITE)
+        matmul(self._next_logits, w.normed[-1:], self.panels.forward[-1])
         return self._next_logits[0]
 
     def decode(self, cache: KVCache, token_id: int) -> np.ndarray:

@@ -2,9 +2,10 @@
 
     S = scale Q K^T,  P = softmax(S) over keys not after the query,  out = P V,  scale = 1 / sqrt(D)
 
-Only blocks of S on and below the diagonal are computed and none is kept: the backward pass rebuilds P from the log of
-its normaliser, lse = log sum e^S. One task is one (sequence, key/value head): it owns that head's dK and dV and the
-outputs of the query heads that share it.
+Only what lies on and below the diagonal is computed, in strips of NR, and no block of S is kept: the backward pass
+rebuilds P from the log of its normaliser, lse = log sum e^S. One task is one (sequence, key/value head): it owns that
+head's dK and dV and the outputs of the query heads that share it. Q, K, V and what is multiplied with them are operands
+(float32 or bfloat16, see operand.py); S, the softmax and all sums are float32.
 """
 
 from __future__ import annotations
@@ -13,214 +14,260 @@ import numpy as np
 from numba import njit, prange
 
 from slim.kernels import PARALLEL, SERIAL
-from slim.kernels.elementary import dot, exp, exp_row, fill_row, row_max, row_sum, scale_row
-from slim.kernels.tile import NR, product
+from slim.kernels.elementary import exp, fill_row, row_max, row_sum, scale_row, scaled_exp_row
+from slim.kernels.matmul import copy_panels
+from slim.kernels.operand import clear_row, copy_unit, operand_dot, per_unit, store_pairs, store_row
+from slim.kernels.tile import MR, NR, product
 
-BLOCK = 128  # queries and keys of one block of S, a multiple of NR; 64 is 10 % slower, 32 is 20 %
+BLOCK = 128  # queries and keys of one block of S, a multiple of NR
 ZERO = np.float32(0.0)
 ONE = np.float32(1.0)
 LOWEST = np.float32(-1e30)
 
 
-def attention_scratch_size(S: int, D: int) -> int:
-    """Floats of scratch that each worker needs for S keys of head size D, forward or backward."""
+def attention_scratch_sizes(S: int, D: int) -> tuple[int, int]:
+    """Numbers of float32 and of operand scratch that each worker needs for S keys of head size D, forward or backward."""
     padded_keys, padded_dim = -(-S // BLOCK) * BLOCK, -(-D // NR) * NR
-    return padded_keys * (2 * D + 3 * padded_dim) + BLOCK * (2 * BLOCK + 3 * padded_dim + 4)
+    sums = 2 * padded_keys * padded_dim + BLOCK * (2 * BLOCK + padded_dim + 2)
+    operands = padded_keys * (2 * D + padded_dim) + BLOCK * (3 * BLOCK + 2 * padded_dim)
+    return sums, operands
 
 
 @njit(**{**SERIAL, "cache": False})
-def _copy_rows(to, start, padded_dim, source, first_row, rows, column, D, scale):
-    """to[start:] (rows, padded_dim) = scale * source[first_row : first_row + rows, column : column + D], zero padded."""
+def _transpose_panels(to, start, x, width, row, rows, column, D):
+    """to[start:] (rows / NR, units of D, NR) = x[row : row + rows, column : column + D] turned over; x flat."""
+    per = per_unit(x)
+    d_units = D // per
     for t in range(rows):
-        row = to[start + t * padded_dim : start + (t + 1) * padded_dim]
-        part = source[first_row + t, column : column + D]
-        for d in range(D):
-            row[d] = part[d] * scale
-        for d in range(D, padded_dim):
-            row[d] = ZERO
+        at = start + t // NR * NR * d_units + t % NR
+        place = ((row + t) * width + column) // per
+        for d in range(d_units):
+            copy_unit(to, at + d * NR, x, place + d)
 
 
 @njit(**{**SERIAL, "cache": False})
-def _copy_panels(to, start, source, first_row, rows, column, D):
-    """to[start:] (rows / NR, D, NR) = the same rows transposed panel by panel, zero padded."""
-    for p in range((rows + NR - 1) // NR):
-        base = start + p * D * NR
-        for j in range(NR):
-            t = p * NR + j
-            if t < rows:
-                for d in range(D):
-                    to[base + d * NR + j] = source[first_row + t, column + d]
-            else:
-                for d in range(D):
-                    to[base + d * NR + j] = ZERO
+def _scores(S, start, a, a_place, a_width, rows, b, b_place, columns, d_units, ahead):
+    """S[start:] (rows, BLOCK) = A B^T where row i needs columns up to ahead + i: strips beyond are left undefined."""
+    for p in range((columns + NR - 1) // NR):
+        first = min(max(p * NR - ahead, 0), rows) // MR * MR
+        product(
+            S, start + first * BLOCK + p * NR, BLOCK, rows - first, NR,
+            a, a_place + first * a_width, a_width, 1,
+            b, b_place + p * d_units * NR, NR, d_units, 0,
+        )  # fmt: skip
 
 
 @njit(**{**SERIAL, "cache": False})
-def _softmax_gradient(x, p_start, ds_start, n, normaliser, delta):
-    """p = e^(s - normaliser) and ds = p * (dp - delta), in place of s and dp."""
-    p, ds = x[p_start : p_start + n], x[ds_start : ds_start + n]
+def _mix_keys(C, start, weights, w_start, rows, columns, x, x_start, panel_units, D, ahead, accumulate):
+    """C[start:] (rows, padded D) (+)= weights (rows, BLOCK) X, with X (columns, D) as panels; row i: up to ahead + i."""
+    per = per_unit(x)
+    padded_dim = (D + NR - 1) // NR * NR
+    for r in range(0, rows, NR):
+        count = min(NR, rows - r)
+        k_units = (min(columns, ahead + r + count) + per - 1) // per
+        if k_units > 0:
+            for d in range(0, D, NR):
+                product(
+                    C, start + r * padded_dim + d, padded_dim, count, min(NR, D - d),
+                    weights, (w_start + r * BLOCK) // per, BLOCK // per, 1,
+                    x, x_start + d * panel_units, NR, k_units, accumulate,
+                )  # fmt: skip
+
+
+@njit(**{**SERIAL, "cache": False})
+def _mix_queries(C, start, weights, w_start, rows, columns, x, x_start, D, ahead):
+    """C[start:] (columns, padded D) += weights^T X, with weights (units of rows, BLOCK), X (rows, D) as panels.
+
+    Column j has weights from row j - ahead on.
+    """
+    per = per_unit(x)
+    padded_dim, panel_units = (D + NR - 1) // NR * NR, BLOCK // per
+    for c in range(0, columns, NR):
+        first = max(c - ahead, 0) // per
+        k_units = (rows + per - 1) // per - first
+        if k_units > 0:
+            for d in range(0, D, NR):
+                product(
+                    C, start + c * padded_dim + d, padded_dim, min(NR, columns - c), min(NR, D - d),
+                    weights, w_start + first * BLOCK + c, 1, BLOCK,
+                    x, x_start + d * panel_units + first * NR, NR, k_units, 1,
+                )  # fmt: skip
+
+
+@njit(**{**SERIAL, "cache": False})
+def _softmax_gradient(p, dp, p_start, dp_start, n, scale, normaliser, delta):
+    """p = e^(scale s - normaliser) and ds = p * (dp - delta) * scale, in place of s and dp."""
+    s, d = p[p_start : p_start + n], dp[dp_start : dp_start + n]
     for j in range(n):
-        p[j] = exp(p[j] - normaliser)
+        s[j] = exp(s[j] * scale - normaliser)
     for j in range(n):
-        ds[j] = p[j] * (ds[j] - delta)
+        d[j] = s[j] * (d[j] - delta) * scale
 
 
 @njit(**PARALLEL)
-def attention_forward(out, lse, queries, keys, k_column, values, v_column, B, T, S, H, G, D, start, scratch):
-    """out (B*T, H*D) =   lse (B, H, T) =   queries (B*T, >= H*D)   keys, values (>= B*S, columns)
+def attention_forward(
+    out, lse, queries, keys, k_column, values, v_column, B, T, S, H, G, D, start, sums, operands
+):  # fmt: skip
+    """out (B*T, H*D) =   lse (B, H, T) =   queries (B*T, >= H*D)   keys, values (>= B*S, columns); operands but for lse
 
     Head g of the keys begins at column k_column + g * D, of the values at v_column + g * D. Query t stands at position
-    start + t and sees keys 0 .. start + t. scratch (workers, attention_scratch_size(S, D)).
+    start + t and sees keys 0 .. start + t. sums, operands (workers, attention_scratch_sizes(S, D)).
     """
     scale = ONE / np.sqrt(np.float32(D))
+    per = per_unit(queries)
     padded_dim, padded_keys = (D + NR - 1) // NR * NR, (S + BLOCK - 1) // BLOCK * BLOCK
-    workers = scratch.shape[0]
-    out_columns = out.shape[1]
-    out_flat = out.reshape(-1)
+    d_units, key_units = D // per, padded_keys // per
+    workers = sums.shape[0]
+    q_width, k_width, v_width, out_width = queries.shape[1], keys.shape[1], values.shape[1], out.shape[1]
+    q_flat, k_flat, v_flat, out_flat = queries.reshape(-1), keys.reshape(-1), values.reshape(-1), out.reshape(-1)
     for worker in prange(workers):
-        local = scratch[worker]
+        # places in `operands`: of panels in units, of the block of weights in numbers
+        local, packed = sums[worker], operands[worker]
         k_panels = 0
-        v_rows = k_panels + padded_keys * D
-        q_block = v_rows + padded_keys * padded_dim
-        o_block = q_block + BLOCK * padded_dim
+        v_panels = k_panels + padded_keys * d_units
+        weights = (v_panels + key_units * padded_dim) * per
+        o_block = 0
         s_block = o_block + BLOCK * padded_dim
         row_largest = s_block + BLOCK * BLOCK
         row_total = row_largest + BLOCK
         for task in range(worker, B * G, workers):
             b, g = task // G, task % G
-            _copy_panels(local, k_panels, keys, b * S, S, k_column + g * D, D)
-            _copy_rows(local, v_rows, padded_dim, values, b * S, S, v_column + g * D, D, ONE)
+            _transpose_panels(packed, k_panels, k_flat, k_width, b * S, S, k_column + g * D, D)
+            copy_panels(packed, v_panels, key_units, v_flat, v_width, b * S, S, v_column + g * D, D)
             for h in range(g * (H // G), (g + 1) * (H // G)):
                 for q0 in range(0, T, BLOCK):
                     rows = min(BLOCK, T - q0)
-                    _copy_rows(local, q_block, padded_dim, queries, b * T + q0, rows, h * D, D, scale)
-                    fill_row(local, row_largest, rows, LOWEST)
-                    fill_row(local, row_total, rows, ZERO)
-                    fill_row(local, o_block, rows * padded_dim, ZERO)
+                    q_place = ((b * T + q0) * q_width + h * D) // per
                     for k0 in range(0, start + q0 + rows, BLOCK):
-                        columns = min(BLOCK, S - k0)
-                        for p in range((columns + NR - 1) // NR):
-                            product(
-                                local, s_block + p * NR, BLOCK, rows, NR,
-                                local, q_block, padded_dim, 1,
-                                local, k_panels + (k0 // NR + p) * D * NR, NR, D, 0,
-                            )  # fmt: skip
+                        columns, ahead = min(BLOCK, S - k0), start + q0 - k0
+                        _scores(
+                            local, s_block, q_flat, q_place, q_width // per, rows,
+                            packed, k_panels + k0 * d_units, columns, d_units, ahead,
+                        )  # fmt: skip
                         for i in range(rows):
-                            seen = min(columns, start + q0 + i - k0 + 1)
-                            s = s_block + i * BLOCK
-                            if seen <= 0:
-                                fill_row(local, s, columns, ZERO)
-                            else:
-                                before = local[row_largest + i]
-                                largest = max(before, row_max(local, s, seen))
-                                exp_row(local, s, seen, largest)
-                                fill_row(local, s + seen, columns - seen, ZERO)
-                                shrink = exp(before - largest)
+                            seen = max(min(columns, ahead + i + 1), 0)
+                            s, p = s_block + i * BLOCK, weights + i * BLOCK
+                            # Whole strips: what the row may not see is computed too, and then is nothing.
+                            width = (seen + NR - 1) // NR * NR
+                            if seen > 0:
+                                fill_row(local, s + seen, width - seen, LOWEST)
+                                largest = row_max(local, s, width) * scale
+                                if k0 > 0:
+                                    before = local[row_largest + i]
+                                    largest = max(before, largest)
+                                    shrink = exp(before - largest)
+                                    local[row_total + i] *= shrink
+                                    scale_row(local, o_block + i * padded_dim, padded_dim, shrink)
+                                else:
+                                    local[row_total + i] = ZERO
                                 local[row_largest + i] = largest
-                                local[row_total + i] = local[row_total + i] * shrink + row_sum(local, s, seen)
-                                scale_row(local, o_block + i * padded_dim, padded_dim, shrink)
-                        for d0 in range(0, padded_dim, NR):
-                            product(
-                                local, o_block + d0, padded_dim, rows, NR,
-                                local, s_block, BLOCK, 1,
-                                local, v_rows + k0 * padded_dim + d0, padded_dim, columns, 1,
-                            )  # fmt: skip
+                                scaled_exp_row(local, s, width, scale, largest)
+                                fill_row(local, s + seen, width - seen, ZERO)
+                                local[row_total + i] += row_sum(local, s, width)
+                                store_row(packed, p, local, s, width)
+                            clear_row(packed, p + width, BLOCK - width)
+                        _mix_keys(
+                            local, o_block, packed, weights, rows, columns,
+                            packed, v_panels + k0 // per * NR, key_units, D, ahead, k0,
+                        )  # fmt: skip
                     for i in range(rows):
                         total = local[row_total + i]
                         lse[b, h, q0 + i] = local[row_largest + i] + np.log(total)
-                        inverse = ONE / total
-                        to = (b * T + q0 + i) * out_columns + h * D
-                        for d in range(D):
-                            out_flat[to + d] = local[o_block + i * padded_dim + d] * inverse
+                        scale_row(local, o_block + i * padded_dim, D, ONE / total)
+                        store_row(out_flat, (b * T + q0 + i) * out_width + h * D, local, o_block + i * padded_dim, D)
 
 
 @njit(**PARALLEL)
-def attention_backward(dqkv, dout, out, lse, qkv, B, T, H, D, scratch):
-    """dqkv (B*T, (H+2G)*D) =   dout, out (B*T, H*D)   lse (B, H, T)   qkv like dqkv: queries, keys, values side by side
+def attention_backward(dqkv, dout, out, lse, qkv, B, T, H, D, sums, operands):
+    """dqkv (B*T, (H+2G)*D) =   dout, out (B*T, H*D)   lse (B, H, T)   qkv like dqkv: queries, keys, values side by side;
+    operands but for lse
 
         dV = P^T dO,  dP = dO V^T,  dS = P * (dP - rowsum(dO * O)),  dQ = scale dS K,  dK = scale dS^T Q
 
-    scratch (workers, attention_scratch_size(T, D)).
+    sums, operands (workers, attention_scratch_sizes(T, D)).
     """
-    G = (qkv.shape[1] // D - H) // 2
+    width, out_width = qkv.shape[1], out.shape[1]
+    G = (width // D - H) // 2
     scale = ONE / np.sqrt(np.float32(D))
+    per = per_unit(qkv)
     padded_dim, padded_keys = (D + NR - 1) // NR * NR, (T + BLOCK - 1) // BLOCK * BLOCK
-    workers = scratch.shape[0]
+    d_units, key_units, block_units = D // per, padded_keys // per, BLOCK // per
+    workers = sums.shape[0]
     k_column, v_column = H * D, (H + G) * D
+    flat, out_flat, dout_flat, dqkv_flat = qkv.reshape(-1), out.reshape(-1), dout.reshape(-1), dqkv.reshape(-1)
     for worker in prange(workers):
-        local = scratch[worker]
+        # places in `operands`: all in units but `ds_rows`, the weights that are read along keys, in numbers
+        local, packed = sums[worker], operands[worker]
         k_panels = 0
-        v_panels = k_panels + padded_keys * D
-        k_rows = v_panels + padded_keys * D
-        dk_rows = k_rows + padded_keys * padded_dim
-        dv_rows = dk_rows + padded_keys * padded_dim
-        q_block = dv_rows + padded_keys * padded_dim
-        do_block = q_block + BLOCK * padded_dim
-        dq_block = do_block + BLOCK * padded_dim
-        p_block = dq_block + BLOCK * padded_dim
+        v_panels = k_panels + padded_keys * d_units
+        k_rows = v_panels + padded_keys * d_units
+        q_rows = k_rows + key_units * padded_dim
+        do_rows = q_rows + block_units * padded_dim
+        p_pairs = do_rows + block_units * padded_dim
+        ds_pairs = p_pairs + block_units * BLOCK
+        ds_rows = (ds_pairs + block_units * BLOCK) * per
+        dk_sums = 0
+        dv_sums = dk_sums + padded_keys * padded_dim
+        dq_sums = dv_sums + padded_keys * padded_dim
+        p_block = dq_sums + BLOCK * padded_dim
         ds_block = p_block + BLOCK * BLOCK
         row_delta = ds_block + BLOCK * BLOCK
-        row_lse = row_delta + BLOCK
         for task in range(worker, B * G, workers):
             b, g = task // G, task % G
-            _copy_panels(local, k_panels, qkv, b * T, T, k_column + g * D, D)
-            _copy_panels(local, v_panels, qkv, b * T, T, v_column + g * D, D)
-            _copy_rows(local, k_rows, padded_dim, qkv, b * T, T, k_column + g * D, D, ONE)
-            fill_row(local, dk_rows, 2 * padded_keys * padded_dim, ZERO)
+            _transpose_panels(packed, k_panels, flat, width, b * T, T, k_column + g * D, D)
+            _transpose_panels(packed, v_panels, flat, width, b * T, T, v_column + g * D, D)
+            copy_panels(packed, k_rows, key_units, flat, width, b * T, T, k_column + g * D, D)
+            fill_row(local, dk_sums, 2 * padded_keys * padded_dim, ZERO)
             for h in range(g * (H // G), (g + 1) * (H // G)):
                 for q0 in range(0, T, BLOCK):
                     rows = min(BLOCK, T - q0)
-                    _copy_rows(local, q_block, padded_dim, qkv, b * T + q0, rows, h * D, D, scale)
-                    # out is only needed for delta: it stands where dq will be summed.
-                    _copy_rows(local, dq_block, padded_dim, out, b * T + q0, rows, h * D, D, ONE)
-                    _copy_rows(local, do_block, padded_dim, dout, b * T + q0, rows, h * D, D, ONE)
+                    copy_panels(packed, q_rows, block_units, flat, width, b * T + q0, rows, h * D, D)
+                    copy_panels(packed, do_rows, block_units, dout_flat, out_width, b * T + q0, rows, h * D, D)
                     for i in range(rows):
-                        at = i * padded_dim
-                        local[row_delta + i] = dot(local, dq_block + at, local, do_block + at, padded_dim)
-                        local[row_lse + i] = lse[b, h, q0 + i]
-                    fill_row(local, dq_block, rows * padded_dim, ZERO)
+                        place = (b * T + q0 + i) * out_width + h * D
+                        local[row_delta + i] = operand_dot(out_flat, place, dout_flat, place, D)
                     for k0 in range(0, q0 + rows, BLOCK):
-                        columns = min(BLOCK, T - k0)
-                        for p in range((columns + NR - 1) // NR):
-                            panel = (k0 // NR + p) * D * NR
-                            product(
-                                local, p_block + p * NR, BLOCK, rows, NR,
-                                local, q_block, padded_dim, 1,
-                                local, k_panels + panel, NR, D, 0,
-                            )  # fmt: skip
-                            product(
-                                local, ds_block + p * NR, BLOCK, rows, NR,
-                                local, do_block, padded_dim, 1,
-                                local, v_panels + panel, NR, D, 0,
-                            )  # fmt: skip
+                        columns, ahead = min(BLOCK, T - k0), q0 - k0
+                        _scores(
+                            local, p_block, flat, ((b * T + q0) * width + h * D) // per, width // per, rows,
+                            packed, k_panels + k0 * d_units, columns, d_units, ahead,
+                        )  # fmt: skip
+                        _scores(
+                            local, ds_block, dout_flat, ((b * T + q0) * out_width + h * D) // per, out_width // per, rows,
+                            packed, v_panels + k0 * d_units, columns, d_units, ahead,
+                        )  # fmt: skip
                         for i in range(rows):
-                            seen = max(min(columns, q0 + i - k0 + 1), 0)
-                            at = i * BLOCK
-                            normaliser, delta = local[row_lse + i], local[row_delta + i]
-                            _softmax_gradient(local, p_block + at, ds_block + at, seen, normaliser, delta)
-                            fill_row(local, p_block + at + seen, columns - seen, ZERO)
-                            fill_row(local, ds_block + at + seen, columns - seen, ZERO)
-                        for d0 in range(0, padded_dim, NR):
-                            keys_at = k0 * padded_dim + d0
-                            product(
-                                local, dv_rows + keys_at, padded_dim, columns, NR,
-                                local, p_block, 1, BLOCK,
-                                local, do_block + d0, padded_dim, rows, 1,
-                            )  # fmt: skip
-                            product(
-                                local, dk_rows + keys_at, padded_dim, columns, NR,
-                                local, ds_block, 1, BLOCK,
-                                local, q_block + d0, padded_dim, rows, 1,
-                            )  # fmt: skip
-                            product(
-                                local, dq_block + d0, padded_dim, rows, NR,
-                                local, ds_block, BLOCK, 1,
-                                local, k_rows + keys_at, padded_dim, columns, 1,
-                            )  # fmt: skip
+                            seen = max(min(columns, ahead + i + 1), 0)
+                            width = (seen + NR - 1) // NR * NR
+                            p, ds = p_block + i * BLOCK, ds_block + i * BLOCK
+                            _softmax_gradient(
+                                local, local, p, ds, width, scale, lse[b, h, q0 + i], local[row_delta + i]
+                            )
+                            fill_row(local, p + seen, width - seen, ZERO)
+                            fill_row(local, ds + seen, width - seen, ZERO)
+                            store_row(packed, ds_rows + i * BLOCK, local, ds, width)
+                        if rows % per:  # the query that an odd last one is paired with
+                            fill_row(local, p_block + rows * BLOCK, BLOCK, ZERO)
+                            fill_row(local, ds_block + rows * BLOCK, BLOCK, ZERO)
+                        for i in range(0, rows, per):
+                            p, ds, at = p_block + i * BLOCK, ds_block + i * BLOCK, i // per * BLOCK
+                            width = (min(columns, ahead + i + 1) + NR - 1) // NR * NR
+                            store_pairs(packed, p_pairs + at, local, p, p + BLOCK, width)
+                            store_pairs(packed, ds_pairs + at, local, ds, ds + BLOCK, width)
+                        _mix_queries(
+                            local, dv_sums + k0 * padded_dim, packed, p_pairs, rows, columns, packed, do_rows, D, ahead
+                        )
+                        _mix_queries(
+                            local, dk_sums + k0 * padded_dim, packed, ds_pairs, rows, columns, packed, q_rows, D, ahead
+                        )
+                        _mix_keys(
+                            local, dq_sums, packed, ds_rows, rows, columns,
+                            packed, k_rows + k0 // per * NR, key_units, D, ahead, k0,
+                        )  # fmt: skip
                     for i in range(rows):
-                        for d in range(D):
-                            dqkv[b * T + q0 + i, h * D + d] = local[dq_block + i * padded_dim + d] * scale
+                        place = (b * T + q0 + i) * width + h * D
+                        store_row(dqkv_flat, place, local, dq_sums + i * padded_dim, D)
             for t in range(T):
-                for d in range(D):
-                    dqkv[b * T + t, k_column + g * D + d] = local[dk_rows + t * padded_dim + d]
-                    dqkv[b * T + t, v_column + g * D + d] = local[dv_rows + t * padded_dim + d]
+                place = (b * T + t) * width + g * D
+                store_row(dqkv_flat, place + k_column, local, dk_sums + t * padded_dim, D)
+                store_row(dqkv_flat, place + v_column, local, dv_sums + t * padded_dim, D)

@@ -11,7 +11,7 @@ from numba import njit
 
 from slim.kernels import SERIAL
 from slim.kernels.elementary import add_scaled, dot, exp, exp_row, fill_row, row_max, row_sum
-from slim.kernels.tile import NR, WIDE, tile_row, tile_wide_row
+from slim.kernels.tile import NR, WIDE, tile_row_masked as tile_row, tile_wide_row
 
 ZERO = np.float32(0.0)
 ONE = np.float32(1.0)

@@ -1,126 +1,175 @@
 """The three matrix products of a linear layer y = x W^T, on the micro-kernel.
 
-    forward           y  = x W^T      W packed with `pack(..., transposed=True)`
-    input gradient    dx = dy W       W packed with `pack(..., transposed=False)`
+    forward           y  = x W^T      W packed, forward
+    input gradient    dx = dy W       W packed, backward
     weight gradient   dW += dy^T x    sums over tokens, nothing packed beforehand
 
-Packed weights are panels (columns / NR, K, NR): what one column of tiles reads lies in one piece. They are packed once
-per step, which costs about 2 % of it.
+Packed weights are panels (columns / NR, units of k, NR): what one column of tiles reads lies in one piece. They are
+packed once per step, which costs about 2 % of it. x, dy and panels are operands: float32 or bfloat16, all of one kind.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit, prange
 
-from slim.kernels import PARALLEL
-from slim.kernels.tile import MR, NR, product
+from slim.kernels import PARALLEL, SERIAL
+from slim.kernels.operand import clear_row, per_unit, store, units
+from slim.kernels.tile import MR, NR, copy_row, product
 
 ROW_BLOCK = MR * 8  # rows of x that one task takes through all panels: they stay in the L2 cache
-TOKEN_CHUNK = 128  # tokens summed at a time in a weight gradient: 256 is 10 % slower, 64 equal
-WEIGHT_BLOCK = MR * 16  # rows of dW that one task owns at most
+K_BLOCK = 512  # units of k that a panel is read for at a time
+TOKEN_UNITS = 128  # units of tokens summed at a time in a weight gradient
+ZERO = np.float32(0.0)
 
 
-def packed_size(columns: int, k: int) -> int:
-    """Floats that the panels of a (k, columns) matrix take; the last panel is padded with zeros."""
-    return -(-columns // NR) * NR * k
+def packed_size(columns: int, k: int, dtype: type) -> int:
+    """Numbers that the panels of a (k, columns) matrix take; the last panel is padded with zeros."""
+    return -(-columns // NR) * NR * units(k, dtype) * (1 if dtype == np.float32 else 2)
 
 
-def gradient_scratch_size(k: int) -> int:
-    """Floats of scratch that each worker of `matmul_weight_gradient` needs for an x of at most k columns."""
-    return TOKEN_CHUNK * (-(-k // NR) * NR + WEIGHT_BLOCK)
+def _shares(N, K, workers):
+    """Rows and columns of a weight gradient (N, K) that one worker owns: a part of the longer side, in whole panels."""
+    if N >= K:
+        return ((N + NR - 1) // NR + workers - 1) // workers * NR, K
+    return N, ((K + NR - 1) // NR + workers - 1) // workers * NR
+
+
+def gradient_scratch_size(N: int, K: int, workers: int, dtype: type) -> int:
+    """Numbers of scratch that each worker needs for the gradient of a weight (N, K)."""
+    rows, columns = _shares(N, K, workers)
+    per = 1 if dtype == np.float32 else 2
+    return TOKEN_UNITS * per * NR * (-(-rows // NR) + -(-columns // NR))
+
+
+_shares_inside = njit(**{**SERIAL, "cache": False})(_shares)
 
 
 @njit(**PARALLEL)
-def pack(panels, weight, transposed):
-    """Copy a weight into panels. weight (N, K)   panels =
+def pack(forward, backward, weight):
+    """Copy a weight (N, K) float32 into panels.
 
-    transposed: panels of W^T, (N / NR, K, NR), for y = x W^T; else of W, (K / NR, N, NR), for dx = dy W.
+    forward = panels of W^T, (N / NR, units of K, NR), for y = x W^T
+    backward = panels of W, (K / NR, units of N, NR), for dx = dy W; none where it is empty
+    A task takes NR rows: they are read once, and are one panel of the first and a part of each panel of the second.
     """
     N, K = weight.shape
-    if transposed:
-        for p in prange((N + NR - 1) // NR):
-            width = min(NR, N - p * NR)
-            base = p * K * NR
-            if width < NR:
-                for i in range(K * NR):
-                    panels[base + i] = 0.0
-            for k0 in range(0, K, 16):  # by cache lines: 16 elements of a row at a time
-                k1 = min(k0 + 16, K)
-                for j in range(width):
-                    for k in range(k0, k1):
-                        panels[base + k * NR + j] = weight[p * NR + j, k]
-    else:
-        for p in prange((K + NR - 1) // NR):
-            width = min(NR, K - p * NR)
-            base = p * N * NR
-            for n in range(N):
-                to, part = panels[base + n * NR : base + n * NR + NR], weight[n, p * NR : p * NR + width]
-                for j in range(width):
-                    to[j] = part[j]
-                for j in range(width, NR):
-                    to[j] = 0.0
+    per = per_unit(forward)
+    k_units, n_units = (K + per - 1) // per, (N + per - 1) // per
+    for p in prange((N + NR - 1) // NR):
+        rows = min(NR, N - p * NR)
+        panel = forward[p * k_units * NR * per : (p + 1) * k_units * NR * per]
+        if rows < NR or K % per:
+            clear_row(panel, 0, k_units * NR * per)
+        for j in range(rows):
+            row = weight[p * NR + j]
+            at = j * per
+            for k in range(0, K - per + 1, per):
+                store(panel, at, row[k])
+                if per == 2:
+                    store(panel, at + 1, row[k + 1])
+                at += NR * per
+            if K % per:
+                store(panel, at, row[K - 1])
+        if len(backward) > 0:
+            for q in range((K + NR - 1) // NR):
+                columns = min(NR, K - q * NR)
+                start = (q * n_units + p * NR // per) * NR * per
+                part = backward[start : start + (rows + per - 1) // per * NR * per]
+                if columns < NR or rows % per:
+                    clear_row(part, 0, len(part))
+                for j in range(rows):
+                    row, to = weight[p * NR + j, q * NR : q * NR + columns], part[j // per * NR * per :]
+                    for k in range(columns):
+                        store(to, k * per + j % per, row[k])
 
 
 @njit(**PARALLEL)
-def matmul(out, x, panels, accumulate):
-    """out (M, N) = or +=   x (M, K)   panels of a (K, N) matrix; accumulate adds to what is in out."""
+def matmul(out, x, panels):
+    """out (M, N) =   x (M, K)   panels of a (K, N) matrix; out is float32 or bfloat16"""
     M, N = out.shape
-    K = x.shape[1]
+    per = per_unit(x)
+    K = x.shape[1] // per
     C, A = out.reshape(-1), x.reshape(-1)
     for block in prange((M + ROW_BLOCK - 1) // ROW_BLOCK):
         row = block * ROW_BLOCK
         rows = min(ROW_BLOCK, M - row)
+        k_block = K if per_unit(out) == 2 else K_BLOCK
+        for k in range(0, K, k_block):
+            for p in range((N + NR - 1) // NR):
+                columns = min(NR, N - p * NR)
+                product(
+                    C, row * N + p * NR, N, rows, columns, A, row * K + k, K, 1,
+                    panels, (p * K + k) * NR, NR, min(k_block, K - k), k,
+                )  # fmt: skip
+
+
+@njit(**PARALLEL)
+def matmul_add(out, added, x, panels):
+    """out (M, N) =   added (M, N) + the product   x (M, K)   panels of a (K, N) matrix; out may be `added`"""
+    M, N = out.shape
+    K = x.shape[1] // per_unit(x)
+    C, A = out.reshape(-1), x.reshape(-1)
+    for block in prange((M + ROW_BLOCK - 1) // ROW_BLOCK):
+        row = block * ROW_BLOCK
+        rows = min(ROW_BLOCK, M - row)
+        for m in range(row, row + rows):
+            to, part = out[m], added[m]
+            for n in range(N):
+                to[n] = part[n]
         for p in range((N + NR - 1) // NR):
             columns = min(NR, N - p * NR)
-            product(C, row * N + p * NR, N, rows, columns, A, row * K, K, 1, panels, p * K * NR, NR, K, accumulate)
+            product(C, row * N + p * NR, N, rows, columns, A, row * K, K, 1, panels, p * K * NR, NR, K, 1)
+
+
+@njit(**{**SERIAL, "cache": False})
+def copy_panels(to, start, panel_units, x, width, row, rows, column, columns):
+    """to[start:] = x[row : row + rows, column : column + columns] as panels (columns / NR, panel_units, NR) of units
+
+    x: flat, of rows `width` wide. The rows are the steps of k; an odd one at the end is paired with zeros.
+    """
+    per = per_unit(x)
+    for m in range(0, rows, per):
+        first = (row + m) * width + column
+        second = first + width
+        whole = columns // NR * NR if m + per <= rows else 0
+        for j in range(0, whole, NR):
+            copy_row(to, start + j * panel_units + m // per * NR, x, first + j, second + j)
+        for j in range(whole, columns):
+            at = (start + j // NR * NR * panel_units + m // per * NR + j % NR) * per
+            to[at] = x[first + j]
+            if per == 2:
+                to[at + 1] = x[second + j] if m + 1 < rows else 0
 
 
 @njit(**PARALLEL)
 def matmul_weight_gradient(dweight, dout, x, scratch):
-    """dweight (N, K) +=   dout (M, N)   x (M, K)   scratch (workers, gradient_scratch_size(K))
+    """dweight (N, K) +=   dout (M, >= N)   x (M, K)   scratch (workers, gradient_scratch_size(N, K, ...))
 
-    A worker owns blocks of rows of dweight. It takes the tokens in chunks, copies x as panels and its columns of dout
-    as tiles of MR (both are read many times), and adds their product.
+    A worker owns a share of the rows of dweight, or of its columns if there are more of them. It takes the tokens in
+    chunks, copies what it needs of dout and x as panels (both are read many times), and adds their product.
     """
     N, K = dweight.shape
     M = x.shape[0]
-    C = dweight.reshape(-1)
+    C, dout_flat, x_flat = dweight.reshape(-1), dout.reshape(-1), x.reshape(-1)
+    per = per_unit(x)
     workers = scratch.shape[0]
-    share = (N + workers - 1) // workers
-    block_rows = min(WEIGHT_BLOCK, (share + MR - 1) // MR * MR)
-    blocks = (N + block_rows - 1) // block_rows
-    panels = (K + NR - 1) // NR
+    row_share, column_share = _shares_inside(N, K, workers)
     for worker in prange(workers):
         local = scratch[worker]
-        a_start = panels * NR * TOKEN_CHUNK
-        for m0 in range(0, M, TOKEN_CHUNK):
-            tokens = min(TOKEN_CHUNK, M - m0)
-            for m in range(tokens):
-                row_of_x = x[m0 + m]
-                for p in range(K // NR):
-                    to = local[p * TOKEN_CHUNK * NR + m * NR : p * TOKEN_CHUNK * NR + m * NR + NR]
-                    part = row_of_x[p * NR : p * NR + NR]
-                    for j in range(NR):
-                        to[j] = part[j]
-                for k in range(K // NR * NR, K):
-                    local[(panels - 1) * TOKEN_CHUNK * NR + m * NR + k % NR] = x[m0 + m, k]
-            for block in range(worker, blocks, workers):
-                row = block * block_rows
-                rows = min(block_rows, N - row)
-                full = rows - rows % MR
-                for m in range(tokens):
-                    columns_of_dout = dout[m0 + m, row : row + rows]
-                    for r in range(0, full, MR):
-                        tile = a_start + r * TOKEN_CHUNK + m * MR
-                        to, part = local[tile : tile + MR], columns_of_dout[r : r + MR]
-                        for j in range(MR):
-                            to[j] = part[j]
-                    for j in range(rows - full):
-                        local[a_start + full * TOKEN_CHUNK + m * MR + j] = dout[m0 + m, row + full + j]
-                for p in range(panels):
-                    for r in range(0, rows, MR):
+        row, column = (worker * row_share, 0) if N >= K else (0, worker * column_share)
+        rows, columns = min(row_share, N - row), min(column_share, K - column)
+        if rows > 0 and columns > 0:
+            b_start = (rows + NR - 1) // NR * NR * TOKEN_UNITS
+            for m in range(0, M, TOKEN_UNITS * per):
+                tokens = min(TOKEN_UNITS * per, M - m)
+                k_units = (tokens + per - 1) // per
+                copy_panels(local, 0, TOKEN_UNITS, dout_flat, dout.shape[1], m, tokens, row, rows)
+                copy_panels(local, b_start, TOKEN_UNITS, x_flat, K, m, tokens, column, columns)
+                for p in range(0, columns, NR):
+                    for r in range(0, rows, NR):
                         product(
-                            C, (row + r) * K + p * NR, K, min(MR, rows - r), min(NR, K - p * NR),
-                            local, a_start + r * TOKEN_CHUNK, 1, MR,
-                            local, p * TOKEN_CHUNK * NR, NR, tokens, 1,
+                            C, (row + r) * K + column + p, K, min(NR, rows - r), min(NR, columns - p),
+                            local, r * TOKEN_UNITS, 1, NR,
+                            local, b_start + p * TOKEN_UNITS, NR, k_units, 1,
                         )  # fmt: skip

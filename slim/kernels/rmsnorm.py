@@ -7,6 +7,7 @@ from numba import njit, prange
 
 from slim.kernels import PARALLEL
 from slim.kernels.elementary import dot
+from slim.kernels.operand import store
 
 ROW_CHUNK = 64  # rows whose weight gradient is summed into one partial row
 ZERO = np.float32(0.0)
@@ -20,7 +21,7 @@ def partial_rows(n_rows: int) -> int:
 
 @njit(**PARALLEL)
 def rmsnorm_forward(out, rstd, x, weight, eps):
-    """out (N, C) =   rstd (N,) =   x (N, C)   weight (C,)   eps float32"""
+    """out (N, C) = operand   rstd (N,) =   x (N, C)   weight (C,)   eps float32"""
     N, C = x.shape
     flat = x.reshape(-1)
     for n in prange(N):
@@ -28,12 +29,13 @@ def rmsnorm_forward(out, rstd, x, weight, eps):
         rstd[n] = scale
         row, to = x[n], out[n]
         for c in range(C):
-            to[c] = row[c] * scale * weight[c]
+            store(to, c, row[c] * scale * weight[c])
 
 
 @njit(**PARALLEL)
-def rmsnorm_backward(dx, dweight, partial, dout, x, rstd, weight):
-    """dx (N, C) +=   dweight (C,) +=   partial (partial_rows(N), C) =   dout, x (N, C)   rstd (N,)   weight (C,)
+def rmsnorm_backward(dx, dx_operand, dweight, partial, dout, x, rstd, weight):
+    """dx (N, C) +=   dx_operand (N, C) = the sum, as an operand (or dx itself)   dweight (C,) +=
+    partial (partial_rows(N), C) =   dout, x (N, C)   rstd (N,)   weight (C,)
 
     Inverts out = x * rstd * weight, where rstd depends on x too:
         dx = rstd * (g - x * rstd^2 * mean(g * x)),  g = dout * weight
@@ -45,14 +47,16 @@ def rmsnorm_backward(dx, dweight, partial, dout, x, rstd, weight):
         part = partial[chunk]
         # The partial row first holds g of one row at a time, for the dot product; dweight's share is summed after.
         for n in range(chunk * ROW_CHUNK, min((chunk + 1) * ROW_CHUNK, N)):
-            row, d, to = x[n], dout[n], dx[n]
+            row, d, to, rounded = x[n], dout[n], dx[n], dx_operand[n]
             for c in range(C):
                 part[c] = d[c] * weight[c]
             scale = rstd[n]
             mean = dot(part, 0, flat, n * C, C) / np.float32(C)
             factor = scale * scale * scale * mean
             for c in range(C):
-                to[c] += part[c] * scale - row[c] * factor
+                total = to[c] + (part[c] * scale - row[c] * factor)
+                to[c] = total
+                store(rounded, c, total)
         for c in range(C):
             part[c] = ZERO
         for n in range(chunk * ROW_CHUNK, min((chunk + 1) * ROW_CHUNK, N)):

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit, prange
 
 from slim.kernels import PARALLEL
+from slim.kernels.operand import load, store
 
 
 def rope_tables(positions: int, head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +21,7 @@ def rope_tables(positions: int, head_dim: int, theta: float) -> tuple[np.ndarray
 
 @njit(**PARALLEL)
 def rope(qkv, cos, sin, n_rotated, T, start, sign):
-    """qkv (N, columns) turned in place in its first n_rotated heads   cos, sin (S, D/2)
+    """qkv (N, columns) operand, turned in place in its first n_rotated heads   cos, sin (S, D/2)
 
     Row n has position start + n % T. sign is +1 forward and -1 backward: the inverse of a rotation turns back.
     """
@@ -32,6 +33,6 @@ def rope(qkv, cos, sin, n_rotated, T, start, sign):
         for h in range(n_rotated):
             a, b = qkv[n, h * 2 * half : h * 2 * half + half], qkv[n, h * 2 * half + half : (h + 1) * 2 * half]
             for i in range(half):
-                first, second = a[i], b[i]
-                a[i] = first * c[i] - second * (s[i] * sign)
-                b[i] = second * c[i] + first * (s[i] * sign)
+                first, second = load(a, i), load(b, i)
+                store(a, i, first * c[i] - second * (s[i] * sign))
+                store(b, i, second * c[i] + first * (s[i] * sign))

@@ -5,6 +5,10 @@
 Each step of k loads one row of B as vectors and multiplies it with one broadcast element of A per row of the tile
 (Goto and van de Geijn 2008). A may have any strides, so the same code multiplies by A or by its transpose; rows of B
 are contiguous and `NR` wide. The sum runs over k in order, so an element of C does not depend on the shape of the tile.
+
+An operand is float32, or bfloat16 kept as uint16. What the code calls a *unit* has 32 bits either way: one float32, or
+two bfloat16 that are neighbours along k, which AVX-512 BF16 multiplies and adds in float32 at twice the speed. All
+places, strides and counts of A and B are in units, so nothing else differs. C is float32, or bfloat16 when overwritten.
 """
 
 from __future__ import annotations
@@ -31,14 +35,41 @@ def _choose_lanes() -> int:
 
 
 LANES = _choose_lanes()
+# The instruction that multiplies pairs of bfloat16: without it bfloat16 would be slower than float32.
+HAS_BF16 = LANES == 16 and bool(binding.get_host_cpu_features().get("avx512bf16"))
 # Registers bound the tile: 8 x 2 sums of 32 with AVX-512, 6 x 2 of 16 with AVX2.
 MR, VECTORS = (8, 2) if LANES == 16 else (6, 2)
 NR = VECTORS * LANES
 WIDE = 4  # panels side by side in the single-row tile: enough independent sums to hide the latency of an FMA
 
 
-def _make_tile(rows: int, panels: int):
-    """An intrinsic for `rows` rows and `panels` panels of NR columns, which lie `b_panel` elements apart."""
+class _BFloat(ir.types.Type):
+    """LLVM's bfloat, which llvmlite does not know: it only has to print its name."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    _to_string = __str__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash("bfloat")
+
+
+I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+VECTOR = ir.VectorType(F32, LANES)
+PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
+NARROW = ir.VectorType(_BFloat(), LANES)  # a vector rounded to bfloat16
+MASK = ir.VectorType(ir.IntType(1), LANES)
+
+
+def _make_tile(rows: int, panels: int, masked: bool):
+    """An intrinsic for `rows` rows and `panels` panels of NR columns, which lie `b_panel` units apart.
+
+    masked: only the first `columns` are read and written; else there are panels * NR of them.
+    """
     cells = [(r, p, v) for r in range(rows) for p in range(panels) for v in range(VECTORS)]
 
     @intrinsic
@@ -49,16 +80,18 @@ def _make_tile(rows: int, panels: int):
         def codegen(context, b, sig, args):
             c_array, c_start, ldc, columns, a_array, a_start, a_row, a_k = args[:8]
             b_array, b_start, b_k, b_panel, K, accumulate = args[8:]
-            F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-            vector, mask_type = ir.VectorType(F32, LANES), ir.VectorType(ir.IntType(1), LANES)
-            pointer_type = vector.as_pointer()
+            paired = sig.args[4].dtype != types.float32
+            narrow = sig.args[0].dtype != types.float32
+            unit = I32 if paired else F32
+            stored, c_element = (NARROW, I16) if narrow else (VECTOR, F32)
+            align = ir.Constant(I32, 2 if narrow else 4)
 
             def const(n):
                 return ir.Constant(I64, n)
 
-            def base(which, value, start):
+            def base(which, value, start, element):
                 data = context.make_array(sig.args[which])(context, b, value).data
-                return b.gep(data, [start])
+                return b.gep(b.bitcast(data, element.as_pointer()), [start])
 
             def splat(scalar, element):
                 undefined = ir.Constant(ir.VectorType(element, LANES), ir.Undefined)
@@ -66,84 +99,107 @@ def _make_tile(rows: int, panels: int):
                 zeros = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
                 return b.shuffle_vector(one, undefined, zeros)
 
-            a_base, b_base = base(4, a_array, a_start), base(8, b_array, b_start)
-            c_base = base(0, c_array, c_start)
-            fma = cgutils.get_or_insert_function(
-                b.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32"
+            def function(name, result, *arguments):
+                return cgutils.get_or_insert_function(b.module, ir.FunctionType(result, arguments), name)
+
+            a_base, b_base = base(4, a_array, a_start, unit), base(8, b_array, b_start, unit)
+            c_base = base(0, c_array, c_start, c_element)
+            if paired:
+                dot = function("llvm.x86.avx512bf16.dpbf16ps.512", VECTOR, VECTOR, PAIRS, PAIRS)
+            else:
+                fma = function(f"llvm.fma.v{LANES}f32", VECTOR, VECTOR, VECTOR, VECTOR)
+            kind = "bf16" if narrow else "f32"
+            masked_load = function(
+                f"llvm.masked.load.v{LANES}{kind}.p0", stored, stored.as_pointer(), I32, MASK, stored
             )
-            masked_load = cgutils.get_or_insert_function(
-                b.module,
-                ir.FunctionType(vector, [pointer_type, I32, mask_type, vector]),
-                f"llvm.masked.load.v{LANES}f32.p0",
+            masked_store = function(
+                f"llvm.masked.store.v{LANES}{kind}.p0", ir.VoidType(), stored, stored.as_pointer(), I32, MASK
             )
-            masked_store = cgutils.get_or_insert_function(
-                b.module,
-                ir.FunctionType(ir.VoidType(), [vector, pointer_type, I32, mask_type]),
-                f"llvm.masked.store.v{LANES}f32.p0",
-            )
-            # Columns beyond `columns` belong to somebody else (or to nobody): neither read nor written.
-            lane_numbers = ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
             masks = {}
-            for p in range(panels):
-                for v in range(VECTORS):
-                    left = b.sub(columns, const((p * VECTORS + v) * LANES))
-                    masks[p, v] = b.icmp_signed("<", lane_numbers, splat(left, I64))
-            zero = ir.Constant(vector, [0.0] * LANES)
-            align = ir.Constant(I32, 4)
+            if masked:  # columns beyond `columns` belong to somebody else, or to nobody
+                lane_numbers = ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
+                for p in range(panels):
+                    for v in range(VECTORS):
+                        left = b.sub(columns, const((p * VECTORS + v) * LANES))
+                        masks[p, v] = b.icmp_signed("<", lane_numbers, splat(left, I64))
+            zero = ir.Constant(VECTOR, [0.0] * LANES)
             c_row = [b.gep(c_base, [b.mul(ldc, const(r))]) for r in range(rows)]
 
             def cell_pointer(r, p, v):
-                return b.bitcast(b.gep(c_row[r], [const((p * VECTORS + v) * LANES)]), pointer_type)
+                return b.bitcast(b.gep(c_row[r], [const((p * VECTORS + v) * LANES)]), stored.as_pointer())
 
-            with b.if_else(b.icmp_signed("!=", accumulate, const(0))) as (yes, no):
-                with yes:
-                    loaded = [
-                        b.call(masked_load, [cell_pointer(r, p, v), align, masks[p, v], zero]) for r, p, v in cells
-                    ]
-                    yes_block = b.block
-                with no:
-                    no_block = b.block
-            start = []
-            for value in loaded:
-                phi = b.phi(vector)
-                phi.add_incoming(value, yes_block)
-                phi.add_incoming(zero, no_block)
-                start.append(phi)
+            def load_cell(r, p, v):
+                if masked:
+                    return b.call(masked_load, [cell_pointer(r, p, v), align, masks[p, v], zero])
+                value = b.load(cell_pointer(r, p, v))
+                value.align = 4
+                return value
 
-            before, function = b.block, b.function
-            loop, done = function.append_basic_block("k_loop"), function.append_basic_block("k_done")
+            def store_cell(value, r, p, v):
+                if narrow:
+                    value = b.call(function("llvm.x86.avx512bf16.cvtneps2bf16.512", NARROW, VECTOR), [value])
+                if masked:
+                    b.call(masked_store, [value, cell_pointer(r, p, v), align, masks[p, v]])
+                else:
+                    b.store(value, cell_pointer(r, p, v)).align = 2 if narrow else 4
+
+            if narrow:  # sums of rounded numbers would not be sums: such a C is overwritten
+                start = [zero] * len(cells)
+            else:
+                with b.if_else(b.icmp_signed("!=", accumulate, const(0))) as (yes, no):
+                    with yes:
+                        loaded = [load_cell(*cell) for cell in cells]
+                        yes_block = b.block
+                    with no:
+                        no_block = b.block
+                start = []
+                for value in loaded:
+                    phi = b.phi(VECTOR)
+                    phi.add_incoming(value, yes_block)
+                    phi.add_incoming(zero, no_block)
+                    start.append(phi)
+
+            before, caller = b.block, b.function
+            loop, done = caller.append_basic_block("k_loop"), caller.append_basic_block("k_done")
             b.branch(loop)
             b.position_at_end(loop)
             k = b.phi(I64)
             k.add_incoming(const(0), before)
-            sums = [b.phi(vector) for _ in cells]
+            sums = [b.phi(VECTOR) for _ in cells]
             for phi, value in zip(sums, start):
                 phi.add_incoming(value, before)
             b_row = b.gep(b_base, [b.mul(k, b_k)])
             b_vectors = {}
+            operand = PAIRS if paired else VECTOR
             for p in range(panels):
                 panel_row = b.gep(b_row, [b.mul(b_panel, const(p))]) if p else b_row
                 for v in range(VECTORS):
-                    load = b.load(b.bitcast(b.gep(panel_row, [const(v * LANES)]), pointer_type))
+                    load = b.load(b.bitcast(b.gep(panel_row, [const(v * LANES)]), operand.as_pointer()))
                     load.align = 4
                     b_vectors[p, v] = load
             a_column = b.gep(a_base, [b.mul(k, a_k)])
             new = []
             for r in range(rows):
                 scalar = b.load(b.gep(a_column, [b.mul(a_row, const(r))]))
-                a_vector = splat(scalar, F32)
+                scalar.align = 4
+                a_vector = splat(scalar, unit)
+                if paired:
+                    a_vector = b.bitcast(a_vector, PAIRS)
                 for p in range(panels):
                     for v in range(VECTORS):
                         total = sums[cells.index((r, p, v))]
-                        new.append(b.call(fma, [a_vector, b_vectors[p, v], total]))
+                        if paired:
+                            new.append(b.call(dot, [total, a_vector, b_vectors[p, v]]))
+                        else:
+                            new.append(b.call(fma, [a_vector, b_vectors[p, v], total]))
             k_next = b.add(k, const(1))
             k.add_incoming(k_next, loop)
             for phi, value in zip(sums, new):
                 phi.add_incoming(value, loop)
             b.cbranch(b.icmp_signed("<", k_next, K), loop, done)
             b.position_at_end(done)
-            for (r, p, v), value in zip(cells, new):
-                b.call(masked_store, [value, cell_pointer(r, p, v), align, masks[p, v]])
+            for cell, value in zip(cells, new):
+                store_cell(value, *cell)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -151,36 +207,98 @@ def _make_tile(rows: int, panels: int):
     return tile
 
 
-def _make_plain_tile(rows: int, panels: int):
+@intrinsic
+def _copy_row(typing_context, to, at, x, first, second):
+    """NR units of a panel from two rows of an operand, in a few vector instructions where a loop takes one a number."""
+    i = types.intp
+
+    def codegen(context, b, sig, args):
+        to_array, at, x_array, first, second = args
+        paired = sig.args[2].dtype != types.float32
+        row = ir.VectorType(I16 if paired else F32, NR)
+        unit = I32 if paired else F32
+
+        def load(start):
+            value = b.load(b.bitcast(b.gep(context.make_array(sig.args[2])(context, b, x_array).data, [start]), row.as_pointer()))
+            value.align = 2 if paired else 4
+            return value
+
+        value = load(first)
+        if paired:
+            order = [place for j in range(NR) for place in (j, NR + j)]
+            value = b.shuffle_vector(value, load(second), ir.Constant(ir.VectorType(I32, 2 * NR), order))
+        data = b.bitcast(context.make_array(sig.args[0])(context, b, to_array).data, unit.as_pointer())
+        target = b.bitcast(b.gep(data, [at]), ir.VectorType(I16, 2 * NR).as_pointer() if paired else row.as_pointer())
+        b.store(value, target).align = 4
+        return context.get_dummy_value()
+
+    return types.void(to, i, x, i, i), codegen
+
+
+def _copy_row_plain(to, at, x, first, second):
+    if x.dtype == np.float32:
+        to[at : at + NR] = x[first : first + NR]
+    else:
+        to[2 * at : 2 * (at + NR) : 2] = x[first : first + NR]
+        to[2 * at + 1 : 2 * (at + NR) : 2] = x[second : second + NR]
+
+
+def _make_plain_tile(rows: int, panels: int, masked: bool):
     """The same block in NumPy, for NUMBA_DISABLE_JIT=1, where an intrinsic cannot run."""
 
     def tile(C, c_start, ldc, columns, A, a_start, a_row, a_k, B, b_start, b_k, b_panel, K, accumulate):
-        ks = np.arange(K)
+        a_units, b_units, ks = _units(A), _units(B), np.arange(K)
+        narrow = C.dtype == np.uint16
         for r in range(rows):
-            a = A[a_start + r * a_row + ks * a_k]
-            for j in range(min(columns, panels * NR)):
-                b = B[b_start + (j // NR) * b_panel + j % NR + ks * b_k]
+            a = a_units[a_start + r * a_row + ks * a_k]
+            for j in range(min(columns, panels * NR) if masked else panels * NR):
+                b = b_units[b_start + (j // NR) * b_panel + j % NR + ks * b_k]
                 at = c_start + r * ldc + j
-                C[at] = (C[at] if accumulate else np.float32(0.0)) + np.dot(a, b)
+                total = np.float32((a * b).sum())
+                if narrow:
+                    C[at] = round_to_bf16(total)
+                else:
+                    C[at] = total + C[at] if accumulate else total
 
     return tile
 
 
+def _units(operand: np.ndarray) -> np.ndarray:
+    """An operand's units: (n, 1) of float32, or (n, 2) of bfloat16 made float32."""
+    if operand.dtype == np.float32:
+        return operand[:, None]
+    return (operand[: operand.size // 2 * 2].astype(np.uint32) << 16).view(np.float32).reshape(-1, 2)
+
+
+def round_to_bf16(x: np.ndarray) -> np.ndarray:
+    """float32 as bfloat16 in uint16, to the nearest, of two equally near the even one."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
 _make = _make_plain_tile if numba_config.DISABLE_JIT else _make_tile
-tile_block = _make(MR, 1)
-tile_row = _make(1, 1)
-tile_wide_row = _make(1, WIDE)
+copy_row = _copy_row_plain if numba_config.DISABLE_JIT else _copy_row
+tile_block, tile_block_masked = _make(MR, 1, False), _make(MR, 1, True)
+tile_row_masked = _make(1, 1, True)
+tile_wide_row = _make(1, WIDE, False)
 
 
 @njit(**{**SERIAL, "cache": False})
 def product(C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, b_k, K, accumulate):
-    """C[rows, columns] (+)= A @ B for columns <= NR, K >= 1; all arrays 1-D, every row of B readable NR wide."""
+    """C[rows, columns] (+)= A @ B for columns <= NR, K >= 1 units; all arrays 1-D, every row of B readable NR wide."""
     full = rows - rows % MR
-    for r in range(0, full, MR):
-        tile_block(
-            C, c_start + r * ldc, ldc, columns, A, a_start + r * a_row, a_row, a_k, B, b_start, b_k, 0, K, accumulate
-        )
+    if columns == NR:
+        for r in range(0, full, MR):
+            tile_block(
+                C, c_start + r * ldc, ldc, NR, A, a_start + r * a_row, a_row, a_k, B, b_start, b_k, 0, K, accumulate
+            )
+    else:
+        for r in range(0, full, MR):
+            tile_block_masked(
+                C, c_start + r * ldc, ldc, columns, A, a_start + r * a_row, a_row, a_k,
+                B, b_start, b_k, 0, K, accumulate,
+            )  # fmt: skip
     for r in range(full, rows):
-        tile_row(
+        tile_row_masked(
             C, c_start + r * ldc, ldc, columns, A, a_start + r * a_row, a_row, a_k, B, b_start, b_k, 0, K, accumulate
         )
