@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from slim.config import ModelConfig
+from slim.kernels.attention import panel_sizes
 
 
 class KVCache:
-    """keys, values (L, capacity, G*D) operands, rotated; rows 0 .. length - 1 of each layer are filled."""
+    """keys, values (L, 1, G, ...): rotated, in the panels that attention reads; `length` tokens of `capacity` are there."""
 
     def __init__(self, config: ModelConfig, capacity: int, dtype: type = np.float32) -> None:
-        shape = (config.n_layers, capacity, config.n_kv_heads * config.head_dim)
-        self.keys = np.zeros(shape, dtype)
-        self.values = np.zeros(shape, dtype)
+        key_size, value_size = panel_sizes(capacity, config.head_dim)
+        heads = (config.n_layers, 1, config.n_kv_heads)
+        self.keys = np.zeros((*heads, key_size), dtype)
+        self.values = np.zeros((*heads, value_size), dtype)
         self.capacity = capacity
         self.length = 0
 

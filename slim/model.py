@@ -16,9 +16,15 @@ import numba
 import numpy as np
 
 from slim.config import ModelConfig
-from slim.kernels.attention import attention_backward, attention_forward, attention_scratch_sizes
+from slim.kernels.attention import (
+    attention_backward,
+    attention_forward,
+    attention_scratch_sizes,
+    pack_keys_values,
+    panel_sizes,
+)
 from slim.kernels.cross_entropy import cross_entropy
-from slim.kernels.decode import decode_token, decode_work_size
+from slim.kernels.decode import decode_token, decode_work_sizes
 from slim.kernels.embedding import embedding_backward, embedding_forward
 from slim.kernels.matmul import (
     gradient_scratch_size,
@@ -111,7 +117,11 @@ class Workspace:
         separate = train and dtype != f32
         self.dlogits = np.empty((min(N, HEAD_ROWS), V + V % 2), dtype) if separate else self.logits
         workers = numba.get_num_threads()
-        self.attention_scratch = _attention_scratch(workers, T, D, dtype)
+        key_size, value_size = panel_sizes(T, D)
+        self.keys = np.empty((B, config.n_kv_heads, key_size), dtype)
+        self.values = np.empty((B, config.n_kv_heads, value_size), dtype)
+        sums, operands = attention_scratch_sizes(T, D)
+        self.attention_scratch = (np.empty((workers, sums), f32), np.empty((workers, operands), dtype))
         if train:
             self.dx = np.empty((N, C), f32)
             self.dx_operand = self.dx if dtype == f32 else np.empty((N, C), dtype)
@@ -130,11 +140,6 @@ def _per_layer(count: int, shape: tuple[int, ...], dtype: type, distinct: bool) 
     if distinct:
         return [np.empty(shape, dtype) for _ in range(count)]
     return [np.empty(shape, dtype)] * count
-
-
-def _attention_scratch(workers: int, S: int, D: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    sums, operands = attention_scratch_sizes(S, D)
-    return np.empty((workers, sums), np.float32), np.empty((workers, operands), dtype)
 
 
 def workspace_bytes(config: ModelConfig, B: int, T: int, train: bool, precision: str = "fp32") -> int:
@@ -170,8 +175,8 @@ class Model:
         ]  # fmt: skip
         self._decode_layers = np.ascontiguousarray(np.hstack([starts, np.array(norms, np.int64)]))
         qkv_columns = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-        work_size = decode_work_size(config.dim, qkv_columns, config.hidden_dim, config.max_seq_len)
-        self._work = np.empty(work_size, np.float32)
+        sizes = decode_work_sizes(config.dim, qkv_columns, config.hidden_dim, config.max_seq_len)
+        self._work = (np.empty(sizes[0], np.float32), np.empty(sizes[1], self.dtype))
         self._next_logits = np.empty((1, config.vocab_size), np.float32)
         self.pack()
 
@@ -194,24 +199,15 @@ class Model:
         config = self.config
         H, G, D = config.n_heads, config.n_kv_heads, config.head_dim
         start = 0 if cache is None else cache.length
-        k_column, v_column = H * D, (H + G) * D
         embedding_forward(w.x[0], tokens, self.parameters.tok_emb)
         for i, layer in enumerate(self.parameters.layers):
             wqkv, wo, w_gate_up, w_down = self.panels.of_layer(self.panels.forward, i)
             rmsnorm_forward(w.normed, w.rstd_attn[i], w.x[i], layer.attn_norm, self.eps)
             matmul(w.qkv[i], w.normed, wqkv)
             rope(w.qkv[i], self.cos, self.sin, H + G, w.T, start, FORWARD)
-            if cache is None:
-                keys, values, k_first, v_first, S = w.qkv[i], w.qkv[i], k_column, v_column, w.T
-            else:
-                S = start + w.T
-                keys, values, k_first, v_first = cache.keys[i], cache.values[i], 0, 0
-                keys[start:S] = w.qkv[i][:, k_column:v_column]
-                values[start:S] = w.qkv[i][:, v_column:]
-            attention_forward(
-                w.attended[i], w.lse[i], w.qkv[i], keys, k_first, values, v_first,
-                w.B, w.T, S, H, G, D, start, *w.attention_scratch,
-            )  # fmt: skip
+            keys, values = (w.keys, w.values) if cache is None else (cache.keys[i], cache.values[i])
+            pack_keys_values(keys, values, w.qkv[i], w.T, H, D, start)
+            attention_forward(w.attended[i], w.lse[i], w.qkv[i], keys, values, w.T, H, D, start, *w.attention_scratch)
             matmul_add(w.x_mid[i], w.x[i], w.attended[i], wo)
             rmsnorm_forward(w.normed, w.rstd_ffn[i], w.x_mid[i], layer.ffn_norm, self.eps)
             matmul(w.gate_up[i], w.normed, w_gate_up)
@@ -286,8 +282,9 @@ class Model:
             matmul_weight_gradient(dlayer.wo, w.dx_operand, w.attended[i], scratch)
             matmul(w.dattended, w.dx_operand, wo)
             # attended = attention(rope(qkv))
+            pack_keys_values(w.keys, w.values, w.qkv[i], w.T, H, D, 0)
             attention_backward(
-                w.dqkv, w.dattended, w.attended[i], w.lse[i], w.qkv[i], w.B, w.T, H, D, *w.attention_scratch
+                w.dqkv, w.dattended, w.attended[i], w.lse[i], w.qkv[i], w.keys, w.T, H, D, *w.attention_scratch
             )
             rope(w.dqkv, self.cos, self.sin, H + G, w.T, 0, BACKWARD)
             # qkv = rmsnorm(x[i], attn_norm) wqkv
@@ -307,9 +304,6 @@ class Model:
         ids = np.ascontiguousarray(ids, np.int32)
         _check_room(cache, len(ids))
         w = self.workspace(1, len(ids), train=False)
-        w.attention_scratch = _attention_scratch(
-            numba.get_num_threads(), cache.length + len(ids), self.config.head_dim, self.dtype
-        )
         self._forward(w, ids, cache)
         cache.length += len(ids)
         matmul(self._next_logits, w.normed[-1:], self.panels.forward[-1])
@@ -320,7 +314,7 @@ class Model:
         _check_room(cache, 1)
         config, offsets = self.config, self.parameters.offsets
         decode_token(
-            self._next_logits[0], cache.keys, cache.values, self._work, token_id, cache.length,
+            self._next_logits[0], cache.keys, cache.values, *self._work, token_id, cache.length,
             self.parameters.flat, offsets["model.embed_tokens.weight"], offsets["model.norm.weight"],
             self.panels.flat, self._decode_layers, self.panels.head_start, self.cos, self.sin,
             config.n_heads, config.n_kv_heads, config.head_dim, config.hidden_dim, self.eps,

@@ -14,32 +14,43 @@ import numpy as np
 from numba import njit, prange
 
 from slim.kernels import PARALLEL, SERIAL
-from slim.kernels.elementary import exp, fill_row, row_max, row_sum, scale_row, scaled_exp_row
+from slim.kernels.elementary import exp, fill_row, scale_row
 from slim.kernels.matmul import copy_panels
-from slim.kernels.operand import clear_row, copy_unit, operand_dot, per_unit, store_pairs, store_row
-from slim.kernels.tile import MR, NR, product
+from slim.kernels.operand import clear_row, copy_unit, operand_dot, per_unit, store_row
+from slim.kernels.softmax import row_largest, softmax_gradient_rows, softmax_row
+from slim.kernels.tile import MR, NR, WIDE, product
 
 BLOCK = 128  # queries and keys of one block of S, a multiple of NR
+PADDING = max(BLOCK, WIDE * NR)  # keys are kept in such groups: room to read a few more than there are
 ZERO = np.float32(0.0)
 ONE = np.float32(1.0)
-LOWEST = np.float32(-1e30)
 
 
-def attention_scratch_sizes(S: int, D: int) -> tuple[int, int]:
-    """Numbers of float32 and of operand scratch that each worker needs for S keys of head size D, forward or backward."""
-    padded_keys, padded_dim = -(-S // BLOCK) * BLOCK, -(-D // NR) * NR
+def panel_sizes(S: int, D: int) -> tuple[int, int]:
+    """Numbers that the panels of S keys and of S values of head size D take."""
+    padded = -(-S // PADDING) * PADDING
+    return padded * D, padded * (-(-D // NR) * NR)
+
+
+def attention_scratch_sizes(T: int, D: int) -> tuple[int, int]:
+    """Numbers of float32 and of operand scratch that each worker needs for T tokens of head size D, either way."""
+    padded_keys, padded_dim = -(-T // BLOCK) * BLOCK, -(-D // NR) * NR
     sums = 2 * padded_keys * padded_dim + BLOCK * (2 * BLOCK + padded_dim + 2)
-    operands = padded_keys * (2 * D + padded_dim) + BLOCK * (3 * BLOCK + 2 * padded_dim)
+    operands = padded_keys * (D + padded_dim) + BLOCK * (3 * BLOCK + 2 * padded_dim)
     return sums, operands
 
 
 @njit(**{**SERIAL, "cache": False})
-def _transpose_panels(to, start, x, width, row, rows, column, D):
-    """to[start:] (rows / NR, units of D, NR) = x[row : row + rows, column : column + D] turned over; x flat."""
+def _transpose_panels(to, start, skip, x, width, row, rows, column, D):
+    """to[start:] (rows / NR, units of D, NR) = x[row : row + rows, column : column + D] turned over; x flat.
+
+    The first row becomes column `skip` of the panels.
+    """
     per = per_unit(x)
     d_units = D // per
     for t in range(rows):
-        at = start + t // NR * NR * d_units + t % NR
+        place = skip + t
+        at = start + place // NR * NR * d_units + place % NR
         place = ((row + t) * width + column) // per
         for d in range(d_units):
             copy_unit(to, at + d * NR, x, place + d)
@@ -94,46 +105,57 @@ def _mix_queries(C, start, weights, w_start, rows, columns, x, x_start, D, ahead
                 )  # fmt: skip
 
 
-@njit(**{**SERIAL, "cache": False})
-def _softmax_gradient(p, dp, p_start, dp_start, n, scale, normaliser, delta):
-    """p = e^(scale s - normaliser) and ds = p * (dp - delta) * scale, in place of s and dp."""
-    s, d = p[p_start : p_start + n], dp[dp_start : dp_start + n]
-    for j in range(n):
-        s[j] = exp(s[j] * scale - normaliser)
-    for j in range(n):
-        d[j] = s[j] * (d[j] - delta) * scale
+@njit(**PARALLEL)
+def pack_keys_values(keys, values, qkv, T, H, D, start):
+    """keys (B, G, ...) =   values (B, G, ...) =, at positions start to start + T   qkv (B*T, (H+2G)*D)
+
+    Keys are panels (S / NR, units of D, NR), which a query is multiplied with; values are panels
+    (D / NR, units of S, NR), which the weights are multiplied with. S is padded to a multiple of PADDING.
+    """
+    B, G = keys.shape[0], keys.shape[1]
+    per = per_unit(qkv)
+    flat, width = qkv.reshape(-1), qkv.shape[1]
+    panel = keys.shape[2] // D * NR  # numbers of a panel of values
+    for task in prange(B * G):
+        b, g = task // G, task % G
+        _transpose_panels(keys[b, g], 0, start, flat, width, b * T, T, (H + g) * D, D)
+        to, column = values[b, g], (H + G + g) * D
+        if start == 0:
+            copy_panels(to, 0, panel // NR // per, flat, width, 0 + b * T, T, column, D)
+        else:
+            for t in range(T):
+                position, place = start + t, (b * T + t) * width + column
+                at = position // per * NR * per + position % per
+                for d in range(D):
+                    to[at + d // NR * panel + d % NR * per] = flat[place + d]
 
 
 @njit(**PARALLEL)
-def attention_forward(
-    out, lse, queries, keys, k_column, values, v_column, B, T, S, H, G, D, start, sums, operands
-):  # fmt: skip
-    """out (B*T, H*D) =   lse (B, H, T) =   queries (B*T, >= H*D)   keys, values (>= B*S, columns); operands but for lse
+def attention_forward(out, lse, queries, keys, values, T, H, D, start, sums, operands):
+    """out (B*T, H*D) =   lse (B, H, T) =   queries (B*T, >= H*D)   keys, values (B, G, ...) by pack_keys_values
 
-    Head g of the keys begins at column k_column + g * D, of the values at v_column + g * D. Query t stands at position
-    start + t and sees keys 0 .. start + t. sums, operands (workers, attention_scratch_sizes(S, D)).
+    All but lse are operands. Query t stands at position start + t and sees the keys 0 .. start + t.
+    sums, operands (workers, attention_scratch_sizes(T, D)).
     """
+    B, G = keys.shape[0], keys.shape[1]
+    S = start + T
     scale = ONE / np.sqrt(np.float32(D))
     per = per_unit(queries)
-    padded_dim, padded_keys = (D + NR - 1) // NR * NR, (S + BLOCK - 1) // BLOCK * BLOCK
-    d_units, key_units = D // per, padded_keys // per
+    padded_dim = (D + NR - 1) // NR * NR
+    d_units, key_units = D // per, keys.shape[2] // D // per
     workers = sums.shape[0]
-    q_width, k_width, v_width, out_width = queries.shape[1], keys.shape[1], values.shape[1], out.shape[1]
-    q_flat, k_flat, v_flat, out_flat = queries.reshape(-1), keys.reshape(-1), values.reshape(-1), out.reshape(-1)
+    q_width, out_width = queries.shape[1], out.shape[1]
+    q_flat, out_flat = queries.reshape(-1), out.reshape(-1)
     for worker in prange(workers):
-        # places in `operands`: of panels in units, of the block of weights in numbers
         local, packed = sums[worker], operands[worker]
-        k_panels = 0
-        v_panels = k_panels + padded_keys * d_units
-        weights = (v_panels + key_units * padded_dim) * per
+        weights = 0
         o_block = 0
         s_block = o_block + BLOCK * padded_dim
-        row_largest = s_block + BLOCK * BLOCK
-        row_total = row_largest + BLOCK
+        row_largest_at = s_block + BLOCK * BLOCK
+        row_total = row_largest_at + BLOCK
         for task in range(worker, B * G, workers):
             b, g = task // G, task % G
-            _transpose_panels(packed, k_panels, k_flat, k_width, b * S, S, k_column + g * D, D)
-            copy_panels(packed, v_panels, key_units, v_flat, v_width, b * S, S, v_column + g * D, D)
+            k_panels, v_panels = keys[b, g], values[b, g]
             for h in range(g * (H // G), (g + 1) * (H // G)):
                 for q0 in range(0, T, BLOCK):
                     rows = min(BLOCK, T - q0)
@@ -142,52 +164,48 @@ def attention_forward(
                         columns, ahead = min(BLOCK, S - k0), start + q0 - k0
                         _scores(
                             local, s_block, q_flat, q_place, q_width // per, rows,
-                            packed, k_panels + k0 * d_units, columns, d_units, ahead,
+                            k_panels, k0 * d_units, columns, d_units, ahead,
                         )  # fmt: skip
                         for i in range(rows):
                             seen = max(min(columns, ahead + i + 1), 0)
                             s, p = s_block + i * BLOCK, weights + i * BLOCK
-                            # Whole strips: what the row may not see is computed too, and then is nothing.
-                            width = (seen + NR - 1) // NR * NR
+                            behind = p  # of what softmax_row writes, in whole strips
                             if seen > 0:
-                                fill_row(local, s + seen, width - seen, LOWEST)
-                                largest = row_max(local, s, width) * scale
+                                behind += (seen + NR - 1) // NR * NR
+                                largest = row_largest(local, s, seen) * scale
                                 if k0 > 0:
-                                    before = local[row_largest + i]
+                                    before = local[row_largest_at + i]
                                     largest = max(before, largest)
                                     shrink = exp(before - largest)
                                     local[row_total + i] *= shrink
                                     scale_row(local, o_block + i * padded_dim, padded_dim, shrink)
                                 else:
                                     local[row_total + i] = ZERO
-                                local[row_largest + i] = largest
-                                scaled_exp_row(local, s, width, scale, largest)
-                                fill_row(local, s + seen, width - seen, ZERO)
-                                local[row_total + i] += row_sum(local, s, width)
-                                store_row(packed, p, local, s, width)
-                            clear_row(packed, p + width, BLOCK - width)
+                                local[row_largest_at + i] = largest
+                                local[row_total + i] += softmax_row(packed, p, local, s, seen, scale, largest)
+                            clear_row(packed, behind, p + BLOCK - behind)
                         _mix_keys(
                             local, o_block, packed, weights, rows, columns,
-                            packed, v_panels + k0 // per * NR, key_units, D, ahead, k0,
+                            v_panels, k0 // per * NR, key_units, D, ahead, k0,
                         )  # fmt: skip
                     for i in range(rows):
                         total = local[row_total + i]
-                        lse[b, h, q0 + i] = local[row_largest + i] + np.log(total)
+                        lse[b, h, q0 + i] = local[row_largest_at + i] + np.log(total)
                         scale_row(local, o_block + i * padded_dim, D, ONE / total)
                         store_row(out_flat, (b * T + q0 + i) * out_width + h * D, local, o_block + i * padded_dim, D)
 
 
 @njit(**PARALLEL)
-def attention_backward(dqkv, dout, out, lse, qkv, B, T, H, D, sums, operands):
-    """dqkv (B*T, (H+2G)*D) =   dout, out (B*T, H*D)   lse (B, H, T)   qkv like dqkv: queries, keys, values side by side;
-    operands but for lse
+def attention_backward(dqkv, dout, out, lse, qkv, keys, T, H, D, sums, operands):
+    """dqkv (B*T, (H+2G)*D) =   dout, out (B*T, H*D)   lse (B, H, T)   qkv like dqkv: queries, keys, values side by side
+    keys (B, G, ...) by pack_keys_values; all but lse are operands
 
         dV = P^T dO,  dP = dO V^T,  dS = P * (dP - rowsum(dO * O)),  dQ = scale dS K,  dK = scale dS^T Q
 
     sums, operands (workers, attention_scratch_sizes(T, D)).
     """
+    B, G = keys.shape[0], keys.shape[1]
     width, out_width = qkv.shape[1], out.shape[1]
-    G = (width // D - H) // 2
     scale = ONE / np.sqrt(np.float32(D))
     per = per_unit(qkv)
     padded_dim, padded_keys = (D + NR - 1) // NR * NR, (T + BLOCK - 1) // BLOCK * BLOCK
@@ -196,16 +214,15 @@ def attention_backward(dqkv, dout, out, lse, qkv, B, T, H, D, sums, operands):
     k_column, v_column = H * D, (H + G) * D
     flat, out_flat, dout_flat, dqkv_flat = qkv.reshape(-1), out.reshape(-1), dout.reshape(-1), dqkv.reshape(-1)
     for worker in prange(workers):
-        # places in `operands`: all in units but `ds_rows`, the weights that are read along keys, in numbers
+        # places in `operands`: all in units but `ds_rows`, what is read along keys, in numbers
         local, packed = sums[worker], operands[worker]
-        k_panels = 0
-        v_panels = k_panels + padded_keys * d_units
+        v_panels = 0
         k_rows = v_panels + padded_keys * d_units
         q_rows = k_rows + key_units * padded_dim
         do_rows = q_rows + block_units * padded_dim
         p_pairs = do_rows + block_units * padded_dim
         ds_pairs = p_pairs + block_units * BLOCK
-        ds_rows = (ds_pairs + block_units * BLOCK) * per
+        ds_rows = ds_pairs if per == 1 else (ds_pairs + block_units * BLOCK) * per
         dk_sums = 0
         dv_sums = dk_sums + padded_keys * padded_dim
         dq_sums = dv_sums + padded_keys * padded_dim
@@ -214,8 +231,8 @@ def attention_backward(dqkv, dout, out, lse, qkv, B, T, H, D, sums, operands):
         row_delta = ds_block + BLOCK * BLOCK
         for task in range(worker, B * G, workers):
             b, g = task // G, task % G
-            _transpose_panels(packed, k_panels, flat, width, b * T, T, k_column + g * D, D)
-            _transpose_panels(packed, v_panels, flat, width, b * T, T, v_column + g * D, D)
+            k_panels = keys[b, g]
+            _transpose_panels(packed, v_panels, 0, flat, width, b * T, T, v_column + g * D, D)
             copy_panels(packed, k_rows, key_units, flat, width, b * T, T, k_column + g * D, D)
             fill_row(local, dk_sums, 2 * padded_keys * padded_dim, ZERO)
             for h in range(g * (H // G), (g + 1) * (H // G)):
@@ -230,30 +247,23 @@ def attention_backward(dqkv, dout, out, lse, qkv, B, T, H, D, sums, operands):
                         columns, ahead = min(BLOCK, T - k0), q0 - k0
                         _scores(
                             local, p_block, flat, ((b * T + q0) * width + h * D) // per, width // per, rows,
-                            packed, k_panels + k0 * d_units, columns, d_units, ahead,
+                            k_panels, k0 * d_units, columns, d_units, ahead,
                         )  # fmt: skip
                         _scores(
                             local, ds_block, dout_flat, ((b * T + q0) * out_width + h * D) // per, out_width // per, rows,
                             packed, v_panels + k0 * d_units, columns, d_units, ahead,
                         )  # fmt: skip
-                        for i in range(rows):
-                            seen = max(min(columns, ahead + i + 1), 0)
-                            width = (seen + NR - 1) // NR * NR
-                            p, ds = p_block + i * BLOCK, ds_block + i * BLOCK
-                            _softmax_gradient(
-                                local, local, p, ds, width, scale, lse[b, h, q0 + i], local[row_delta + i]
-                            )
-                            fill_row(local, p + seen, width - seen, ZERO)
-                            fill_row(local, ds + seen, width - seen, ZERO)
-                            store_row(packed, ds_rows + i * BLOCK, local, ds, width)
-                        if rows % per:  # the query that an odd last one is paired with
-                            fill_row(local, p_block + rows * BLOCK, BLOCK, ZERO)
-                            fill_row(local, ds_block + rows * BLOCK, BLOCK, ZERO)
-                        for i in range(0, rows, per):
-                            p, ds, at = p_block + i * BLOCK, ds_block + i * BLOCK, i // per * BLOCK
-                            width = (min(columns, ahead + i + 1) + NR - 1) // NR * NR
-                            store_pairs(packed, p_pairs + at, local, p, p + BLOCK, width)
-                            store_pairs(packed, ds_pairs + at, local, ds, ds + BLOCK, width)
+                        for i in range(0, rows, 2):
+                            # Of an odd last query the second of the pair sees nothing: it is written as zeros.
+                            second = min(i + 1, rows - 1)
+                            seen, seen_second = min(columns, ahead + i + 1), min(columns, ahead + i + 2) * (second - i)
+                            p, ds, pairs = p_block + i * BLOCK, ds_block + i * BLOCK, i // per * BLOCK
+                            softmax_gradient_rows(
+                                packed, p_pairs + pairs, ds_pairs + pairs, ds_rows + i * BLOCK, BLOCK,
+                                local, p, ds, BLOCK, seen, seen_second, scale,
+                                lse[b, h, q0 + i], lse[b, h, q0 + second],
+                                local[row_delta + i], local[row_delta + second],
+                            )  # fmt: skip
                         _mix_queries(
                             local, dv_sums + k0 * padded_dim, packed, p_pairs, rows, columns, packed, do_rows, D, ahead
                         )

@@ -107,14 +107,6 @@ def exp_row(x, start, n, shift):
 
 
 @njit(**{**SERIAL, "cache": False})
-def scaled_exp_row(x, start, n, scale, shift):
-    """x[start : start + n] = e^(scale * x - shift), in place."""
-    row = x[start : start + n]
-    for i in range(n):
-        row[i] = exp(row[i] * scale - shift)
-
-
-@njit(**{**SERIAL, "cache": False})
 def scale_row(x, start, n, factor):
     """x[start : start + n] *= factor."""
     row = x[start : start + n]
