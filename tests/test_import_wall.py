@@ -22,6 +22,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"tui"},
+    {"bench"},
     {"run"},
     {"train", "generate", "chat"},
     {"evaluate", "calibrate", "formats", "model_file"},
@@ -35,6 +36,9 @@ FLOORS = [
         *("safe_text", "demo_text", "input_file", "atomic_file"),
     },
 ]
+# Programs of their own, which `slim bench --against` starts in another process: they measure other people's libraries,
+# answer on stdout, know nothing of SLiM, and nothing of SLiM imports them.
+RIVALS = "slim.bench.rivals."
 STRANGERS = {"train", "generate", "chat"}  # on one floor, but they do not know each other
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 STANDARD_ONLY = FLOORS[-1]
@@ -106,6 +110,10 @@ def test_the_wall_stands() -> None:
 @parametrized
 def test_libraries_stay_in_their_rooms(name: str, room: str, tree: ast.Module) -> None:
     roots = {dotted.partition(".")[0] for dotted in imports(tree)}
+    if name.startswith(RIVALS):
+        assert "slim" not in roots
+        return
+    assert not any(f"{dotted}.".startswith(RIVALS) for dotted in imports(tree))
     assert "textual" not in roots or room == "tui"
     assert "rich" not in roots or room in ("cli", "tui")
     assert not roots & {"torch", "tokenizers", "safetensors", "transformers", "scipy"}, "oracles"
@@ -167,7 +175,7 @@ def test_the_guard_is_awake(code: str) -> None:
 
 @parametrized
 def test_only_the_command_line_prints(name: str, room: str, tree: ast.Module) -> None:
-    if room in ("cli", "__main__"):
+    if room in ("cli", "__main__") or name.startswith(RIVALS):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

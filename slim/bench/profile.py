@@ -1,0 +1,231 @@
+"""Where the time of a training step and of a decoded token goes, part by part, next to what bounds each.
+
+A step is taken apart by its kernels: while it is profiled, every kernel that a module outside of `slim.kernels` calls
+is replaced by one that also reads the clock. A token is one kernel, and is taken apart by how much less it costs when a
+part is smaller: with half the hidden size, hardly a vocabulary, a short cache, and without drawing from the logits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+
+import numba
+import numpy as np
+
+from slim.bench import ceilings
+from slim.bench.counts import decode_bytes
+from slim.bench.job import Part
+from slim.config import GenerateConfig, ModelConfig, TrainConfig
+from slim.decoding import draw_tokens
+from slim.model import Model
+from slim.optim import AdamW
+from slim.parameters import Parameters
+
+STEP, TOKEN = "training step", "decoded token"
+Clock = Callable[[], float]
+_SMALL_VOCABULARY = 320
+_SHORT = 16  # tokens: a cache that hardly costs anything
+_REPEATS = 9
+
+
+def _product_flops(out: np.ndarray, x: np.ndarray) -> float:
+    return 2.0 * out.shape[0] * out.shape[1] * x.shape[1]
+
+
+def _attention_flops(lse: np.ndarray, attended: np.ndarray) -> float:
+    """Two products over the causal half: lse (B, H, T), attended (N, C)."""
+    return 2.0 * lse.shape[2] * attended.size
+
+
+# Floating-point operations of one call, from its arguments. What is not here is bounded by memory.
+FLOPS: dict[str, Callable[..., float]] = {
+    "matmul": lambda out, x, *_: _product_flops(out, x),
+    "matmul_add": lambda out, added, x, *_: _product_flops(out, x),
+    "matmul_weight_gradient": lambda dw, dout, x, *_: 2.0 * dw.size * x.shape[0],
+    "attention_forward": lambda attended, lse, *_: _attention_flops(lse, attended),
+    "attention_backward": lambda dqkv, dout, attended, lse, *_: (
+        2.0 * _attention_flops(lse, attended)
+    ),
+}
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a kernel has taken so far in one step."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+def profile_step(
+    model: Model, batch: int, length: int, steps: int, clock: Clock = time.perf_counter
+) -> Iterator[Part]:
+    """The kernels of whole updates, the longest first, and what lies between them."""
+    config = model.config
+    gradients, optimizer = Parameters(config), AdamW(model.parameters, TrainConfig())
+    workspace = model.workspace(batch, length, train=True)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (batch, length + 1))
+    tokens, targets = ids[:, :-1].astype(np.int32), ids[:, 1:].astype(np.int32)
+
+    def step() -> None:
+        model.loss_and_gradients(workspace, tokens, targets, gradients)
+        optimizer.step(gradients, 1e-4, optimizer.gradient_norm(gradients))
+        model.pack()
+
+    step()
+    tallies, seconds = [], []
+    for _ in range(steps):
+        with timed_kernels(clock) as tally:
+            started = clock()
+            step()
+            seconds.append(clock() - started)
+        tallies.append(tally)
+    ceiling = _Ceilings(model.precision)
+    whole = median(seconds)
+    parts = []
+    for name, first in tallies[0].items():
+        taken = median(tally[name].seconds for tally in tallies)
+        if first.flops:
+            bound = (first.flops, "GFLOP/s", ceiling.products())
+        else:
+            bound = (first.bytes, "GB/s", ceiling.copy(first.bytes / first.calls))
+        parts.append(Part(STEP, name, first.calls, taken, *bound))
+    parts.sort(key=lambda part: -part.seconds)
+    yield from parts
+    between = max(whole - sum(part.seconds for part in parts), 0.0)
+    yield Part(STEP, "Python between kernels", 1, between)
+
+
+@contextmanager
+def timed_kernels(clock: Clock = time.perf_counter) -> Iterator[dict[str, _Tally]]:
+    """Inside, every kernel called by name from a module above `slim.kernels` is timed into the record."""
+    tally: dict[str, _Tally] = {}
+    replaced = []
+    for module_name, module in list(sys.modules.items()):
+        if not module_name.startswith("slim.") or module_name.startswith(
+            ("slim.kernels", "slim.bench", "slim.cli")
+        ):
+            continue
+        for name, value in list(vars(module).items()):
+            if hasattr(value, "py_func") or (hasattr(value, "signatures") and callable(value)):
+                replaced.append((module, name, value))
+                setattr(module, name, _timed(name, value, tally, clock))
+    try:
+        yield tally
+    finally:
+        for module, name, kernel in replaced:
+            setattr(module, name, kernel)
+
+
+def _timed(
+    name: str, kernel: Callable[..., None], tally: dict[str, _Tally], clock: Clock
+) -> Callable[..., None]:
+    def run(*arguments: object) -> None:
+        started = clock()
+        kernel(*arguments)
+        seconds = clock() - started
+        entry = tally.setdefault(name, _Tally())
+        entry.calls += 1
+        entry.seconds += seconds
+        entry.flops += FLOPS[name](*arguments) if name in FLOPS else 0.0
+        arrays = {id(a): a for a in arguments if isinstance(a, np.ndarray)}
+        entry.bytes += sum(array.nbytes for array in arrays.values())
+
+    return run
+
+
+class _Ceilings:
+    """Limits on all threads, measured when first asked for."""
+
+    def __init__(self, precision: str) -> None:
+        self.precision, self.threads = precision, numba.get_num_threads()
+        self._products = 0.0
+        self._copies: dict[int, float] = {}
+
+    def products(self) -> float:
+        """GFLOP/s of the micro-kernel."""
+        if not self._products:
+            self._products = max(ceilings.matmul_gflops(self.precision, self.threads))
+        return self._products
+
+    def copy(self, n_bytes: float) -> float:
+        """GB/s of a copy that reads and writes about so many bytes in all, to within a factor of two."""
+        size = 1 << max(int(n_bytes / 2).bit_length(), 12)
+        if size not in self._copies:
+            self._copies[size] = max(ceilings.copy_gb_per_second(size, self.threads))
+        return self._copies[size]
+
+
+def profile_token(model: Model, tokens: int, clock: Clock = time.perf_counter) -> Iterator[Part]:
+    """The parts of a token in the middle of a text of `tokens`, from what they add to its time."""
+    config = model.config
+    mode = model.precision
+
+    def like(other: ModelConfig) -> Model:
+        return Model(other, Parameters(other).initialise(0), mode)
+
+    whole = decode_seconds(model, tokens, clock)
+    short = decode_seconds(model, min(_SHORT, tokens), clock)
+    small_head = decode_seconds(
+        like(dataclasses.replace(config, vocab_size=_SMALL_VOCABULARY)), tokens, clock
+    )
+    half = config.hidden_dim // 2 // 2 * 2
+    half_hidden = decode_seconds(like(dataclasses.replace(config, hidden_dim=half)), tokens, clock)
+    drawn = draw_seconds(model, tokens, clock)
+
+    head = (whole - small_head) * config.vocab_size / (config.vocab_size - _SMALL_VOCABULARY)
+    feed_forward = (whole - half_hidden) * config.hidden_dim / (config.hidden_dim - half)
+    attention = whole - short
+    per_weight = decode_bytes(config, mode, 0) / decode_bytes(config, "int8", 0)
+    weights = {
+        "head": (head, config.vocab_size * config.dim),
+        "gate, up, down": (feed_forward, 3 * config.n_layers * config.dim * config.hidden_dim),
+    }
+    rest = whole - head - feed_forward - attention
+    projections = (2 * config.n_heads + 2 * config.n_kv_heads) * config.head_dim * config.dim
+    weights["q, k, v, out, norms, the rest"] = (rest, config.n_layers * projections)
+    size = int(decode_bytes(config, mode, 0))
+    threads = numba.get_num_threads()
+    rate = max(max(ceilings.read_gb_per_second(size, n)) for n in {1, threads})
+    for name, (seconds, count) in weights.items():
+        yield Part(TOKEN, name, 1, max(seconds, 0.0), count * per_weight, "GB/s", rate)
+    cached = decode_bytes(config, mode, tokens / 2) - decode_bytes(config, mode, 0)
+    yield Part(TOKEN, "attention over the cache", 1, max(attention, 0.0), cached, "GB/s", rate)
+    yield Part(TOKEN, "drawing, confidence", 1, max(drawn - whole, 0.0))
+
+
+def decode_seconds(model: Model, tokens: int, clock: Clock = time.perf_counter) -> float:
+    """The mean time of a token while a cache fills with `tokens`, in the least disturbed of several texts."""
+    cache = model.new_cache(tokens)
+    first = np.zeros(1, np.int32)
+    times = []
+    for _ in range(_REPEATS + 1):
+        cache.truncate(0)
+        model.prefill(cache, first)
+        started = clock()
+        for token in range(1, tokens):
+            model.decode(cache, token)
+        times.append((clock() - started) / (tokens - 1))
+    return min(times[1:])
+
+
+def draw_seconds(model: Model, tokens: int, clock: Clock = time.perf_counter) -> float:
+    """The same with a token drawn from every distribution and its confidence measured."""
+    times = []
+    for seed in range(_REPEATS + 1):
+        draws = draw_tokens(
+            model, model.new_cache(tokens), np.zeros(1, np.int32), GenerateConfig(), seed
+        )
+        next(draws)
+        started = clock()
+        count = sum(1 for _ in draws)
+        times.append((clock() - started) / count)
+    return min(times[1:])
