@@ -706,7 +706,7 @@ def test_figures_are_written_between_their_marks(readme_figures: ModuleType) -> 
     assert "| training: SLiM bf16 | torch.compile bf16 | 1.62 (1.50 - 1.75) x as fast |" in text
     assert "| matmul | 75.0% | 800 GFLOP/s | 80% |" in text
     assert readme_figures.with_figures(text, record) == text
-    with pytest.raises(SystemExit, match="README.md needs"):
+    with pytest.raises(SystemExit, match=r"README\.md needs"):
         readme_figures.with_figures("no marks", record)
 
 
