@@ -17,6 +17,7 @@ LIMITS = {
     "max_seq_len": 65_536,
 }
 SCHEDULES = ("cosine", "constant", "wsd")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class TrainConfig:
     max_steps: int | None = None
     seed: int = 0
     threads: int = 0  # 0: all cores
+    precision: str = "auto"  # auto | fp32 | bf16: of the operands of matrix products; auto: bf16 where the CPU is fast at it
     batch_tokens: int = 2048  # tokens of one forward and backward pass
     seq_len: int = 0  # 0: the model's max_seq_len, shorter when the text is short
     accumulate: int = 1  # passes per update
@@ -139,6 +141,10 @@ class TrainConfig:
             raise ConfigError(
                 f"schedule must be {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}, "
                 f"but is {self.schedule!r}"
+            )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision must be {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, but is {self.precision!r}"
             )
         if self.seq_len > self.batch_tokens:
             raise ConfigError(

@@ -16,6 +16,7 @@ import numba
 import numpy as np
 
 from slim.config import ModelConfig
+from slim.errors import ConfigError
 from slim.kernels.attention import (
     attention_backward,
     attention_forward,
@@ -38,6 +39,7 @@ from slim.kernels.operand import operand_dtype
 from slim.kernels.rmsnorm import partial_rows, rmsnorm_backward, rmsnorm_forward
 from slim.kernels.rope import rope, rope_tables
 from slim.kernels.swiglu import swiglu_backward, swiglu_forward
+from slim.kernels.tile import HAS_BF16
 from slim.kv_cache import KVCache
 from slim.parameters import Layer, Parameters
 
@@ -140,6 +142,20 @@ def _per_layer(count: int, shape: tuple[int, ...], dtype: type, distinct: bool) 
     if distinct:
         return [np.empty(shape, dtype) for _ in range(count)]
     return [np.empty(shape, dtype)] * count
+
+
+def choose_precision(asked: str, config: ModelConfig) -> str:
+    """What "auto" means on this machine for such a model; ConfigError when bf16 is asked for and cannot be had."""
+    even = config.dim % 2 == 0 and config.hidden_dim % 2 == 0
+    if asked == "auto":
+        return "bf16" if HAS_BF16 and even else "fp32"
+    if asked == "bf16" and not HAS_BF16:
+        raise ConfigError("precision bf16 needs a CPU with AVX-512 BF16, which this one is not: use fp32")
+    if asked == "bf16" and not even:
+        raise ConfigError(
+            f"precision bf16 needs an even dim and hidden_dim, but they are {config.dim} and {config.hidden_dim}"
+        )
+    return asked
 
 
 def workspace_bytes(config: ModelConfig, B: int, T: int, train: bool, precision: str = "fp32") -> int:

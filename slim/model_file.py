@@ -22,34 +22,24 @@ if TYPE_CHECKING:
 OPTIMIZER_PREFIX = "slim.opt."
 
 
-def load_model(path: str | Path) -> tuple[Model, Tokenizer, dict[str, object]]:
+def load_model(
+    path: str | Path, precision: str = "auto"
+) -> tuple[Model, Tokenizer, dict[str, object]]:
     """The model, its tokenizer and the file's metadata; ModelFileError says what is wrong.
 
     A checkpoint of a run loads too: its optimizer state is left aside.
     """
-    tensors, metadata = checkpoint.read(path)
-    config = model_config(metadata, path)
-    tokenizer = model_tokenizer(metadata, config, path)
+    with checkpoint.ModelFile(path) as file:
+        config = model_config(file.metadata, path)
+        tokenizer = model_tokenizer(file.metadata, config, path)
 
-    from slim.model import Model
-    from slim.parameters import Parameters, parameter_shapes
+        from slim.model import Model, choose_precision
+        from slim.parameters import Parameters, parameter_shapes
 
-    shapes = parameter_shapes(config)
-    for name in tensors:
-        if name not in shapes and not name.startswith(OPTIMIZER_PREFIX):
-            raise ModelFileError(f"{path}: holds {name}, which no model of this configuration has")
-    for name, shape in shapes.items():
-        if name not in tensors:
-            raise ModelFileError(f"{path}: {name} is missing: the file does not hold a whole model")
-        if tensors[name].shape != shape:
-            raise ModelFileError(
-                f"{path}: {name} has shape {tensors[name].shape}, "
-                f"but its configuration says {shape}"
-            )
-    parameters = Parameters(config)
-    for name, view in parameters.views.items():
-        view[...] = tensors.pop(name)
-    return Model(config, parameters), tokenizer, metadata
+        checkpoint.check_shapes(path, file.shapes, parameter_shapes(config), OPTIMIZER_PREFIX)
+        parameters = Parameters(config)
+        file.read_into(parameters.views)
+        return Model(config, parameters, choose_precision(precision, config)), tokenizer, file.metadata
 
 
 def save_model(path: str | Path, parameters: Parameters, metadata: dict[str, object]) -> int:

@@ -27,12 +27,12 @@ FLOORS = [
     {"train", "generate", "chat"},
     {"evaluate", "calibrate", "formats", "model_file"},
     {"model", "parameters", "optim", "data", "kv_cache", "decoding"},
-    {"checkpoint"},
+    {"checkpoint", "run_directory"},
     {"tokenizer", "sampling", "confidence"},
     {"compute"},
     {"kernels"},
     {
-        *("config", "settings", "events", "errors"),
+        *("config", "settings", "events", "errors", "request", "recipe", "memory"),
         *("safe_text", "demo_text", "input_file", "atomic_file"),
     },
 ]

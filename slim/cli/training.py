@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slim.config import PRESETS
+from slim.config import PRECISIONS, PRESETS
 from slim.errors import UsageError
+from slim.request import Request, RunControl
 from slim.settings import SPLITS, Settings, gather
 
 if TYPE_CHECKING:
@@ -34,6 +38,11 @@ def add_run_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
         "--seed", metavar="S", help="of the first weights and the order of the text"
     )
     recipe.add_argument("--threads", metavar="N", help="CPU threads (default: all cores)")
+    recipe.add_argument(
+        "--precision",
+        metavar="|".join(PRECISIONS),
+        help="of the operands of matrix products (default: auto, bf16 where the CPU is fast at it)",
+    )
     recipe.add_argument(
         "--split",
         metavar="|".join(SPLITS),
@@ -65,6 +74,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that options, `--set` and `--config` add up to."""
     flags: dict[str, object] = {
         "split": args.split,
+        "precision": args.precision,
         "preset": getattr(args, "preset", None),
         "minutes": optional_number("--minutes", args.minutes),
         "max_steps": optional_count("--max-steps", args.max_steps, smallest=1),
@@ -107,13 +117,84 @@ def optional_count(name: str, text: str | None, smallest: int) -> int | None:
     return value
 
 
+def run_request(
+    args: argparse.Namespace,
+    request: Request,
+    title: str | None = None,
+    observe: Callable[[Event], None] | None = None,
+) -> int:
+    """Start the run that was asked for, or go on with it (`--resume`), and say how it ended; the exit code."""
+    if getattr(args, "resume", False):
+        return resume_out(args, None)
+    request = replace(request, force=args.force)
+
+    def events(control: RunControl) -> Iterator[Event]:
+        from slim.run import start
+
+        yield from start(request, control)
+
+    name = title or f"slim {request.command} {request.data} -> {request.out}"
+    return _drive_to_end(events, args, name, request.out, observe)
+
+
+def resume_out(args: argparse.Namespace, threads: int | None) -> int:
+    """Go on with the run of args.out and say how it ended; the exit code."""
+    if threads is None:
+        threads = optional_count("--threads", getattr(args, "threads", None), smallest=1)
+
+    def events(control: RunControl) -> Iterator[Event]:
+        from slim.run import resume
+
+        yield from resume(args.out, control, threads)
+
+    return _drive_to_end(events, args, f"slim resume {args.out}", args.out, None)
+
+
+def _drive_to_end(
+    events: Callable[[RunControl], Iterator[Event]],
+    args: argparse.Namespace,
+    title: str,
+    out: str,
+    observe: Callable[[Event], None] | None,
+) -> int:
+    """Drive a run; at the end one line for what is there now, and one for what to do next."""
+    code, finished = drive(events, args, title, observe)
+    if finished is not None and not args.quiet:
+        from slim.safe_text import safe_text
+
+        with contextlib.suppress(OSError):
+            for line in farewell(finished, out):
+                sys.stderr.write(safe_text(line) + "\n")
+    return code
+
+
+def farewell(finished: TrainFinished, out: str) -> list[str]:
+    """What a run leaves, and the next command."""
+    from slim.cli.display import duration
+
+    quoted = shlex.quote(out)
+    best = ""
+    if finished.best_step is not None:
+        best = f" (best at step {finished.best_step}: {finished.best_bits_per_byte:.3f} bits/byte)"
+    if finished.reason == "interrupted":
+        return [
+            f"stopped after step {finished.step}, saved in {out}.run/; {out} holds the best so far{best}",
+            f"go on with: slim resume {quoted}",
+        ]
+    why = "the held-out text no longer gained, " if finished.reason == "early_stop" else ""
+    return [
+        f"done: {why}{finished.step} steps in {duration(finished.elapsed_seconds)}; {out} is ready{best}",
+        f'try: slim generate {quoted} "Once upon a time" 100',
+    ]
+
+
 def drive(
-    start: Callable[[Callable[[], bool]], Iterator[Event]],
+    start: Callable[[RunControl], Iterator[Event]],
     args: argparse.Namespace,
     title: str,
     observe: Callable[[Event], None] | None = None,
 ) -> tuple[int, TrainFinished | None]:
-    """Run the events of `start(should_stop)` in the engine thread and tell them.
+    """Run the events of `start(control)` in the engine thread and tell them.
 
     Returns the exit code and how the training ended. The first signal ends it after the step that is
     being computed, saved; the second one at once.
@@ -125,11 +206,13 @@ def drive(
     display = choose_display(title, json_lines=args.json, quiet=args.quiet, verbose=args.verbose)
     finished: TrainFinished | None = None
     announced = False
+    control = RunControl()
     try:
         with StopRequest() as stop:
             from slim.compute import stream
 
-            for event in stream(start(stop.requested)):
+            for event in stream(start(control)):
+                control.stop = stop.requested()
                 if isinstance(event, TrainFinished):
                     finished = event
                 if observe is not None:

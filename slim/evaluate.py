@@ -1,0 +1,110 @@
+"""How well a model predicts documents: nats per token and bits per byte.
+
+Each document begins with `<|endoftext|>`, from which its first token is predicted, as in training. Past the context the
+window slides by half a context, so every later token is predicted from at least that much. Bytes are those of the text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slim.errors import DataError
+from slim.events import Progress
+
+if TYPE_CHECKING:
+    from slim.model import Model, Workspace
+
+BATCH_TOKENS = 2048  # computed at a time
+_STEP = 32  # window lengths are rounded up to multiples: few shapes, little padding
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The loss over some documents."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2.0) / self.bytes
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.nats_per_token, 700.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Window:
+    """Ids (n + 1,) of which all but the last are read; the last `scored` of the n predictions count."""
+
+    ids: np.ndarray
+    scored: int
+
+
+def evaluate(
+    model: Model, documents: Sequence[np.ndarray], n_bytes: int, eos_id: int
+) -> Generator[Progress, None, Evaluation]:
+    """The loss of a model over documents, ids (n,) int32 without eos, whose texts have n_bytes together.
+
+    Progress in tokens as it goes, the result as the generator's return value. DataError when there is nothing to score.
+    """
+    windows = [
+        window for ids in documents for window in _windows(ids, model.config.max_seq_len, eos_id)
+    ]
+    total = sum(window.scored for window in windows)
+    if total == 0 or n_bytes == 0:
+        raise DataError("there is no text to evaluate on")
+    windows.sort(key=lambda window: window.ids.size)
+    nats, done = 0.0, 0
+    workspace: Workspace | None = None
+    for batch in _batches(windows, model.config.max_seq_len):
+        T = min(-(-(batch[-1].ids.size - 1) // _STEP) * _STEP, model.config.max_seq_len)
+        B = max(1, BATCH_TOKENS // T)
+        if workspace is None or (workspace.B, workspace.T) != (B, T):
+            workspace = model.workspace(B, T, train=False)
+        tokens, targets = np.zeros((B, T), np.int32), np.full((B, T), -1, np.int32)
+        for row, window in enumerate(batch):
+            n = window.ids.size - 1
+            tokens[row, :n] = window.ids[:-1]
+            targets[row, n - window.scored : n] = window.ids[n + 1 - window.scored :]
+        nats += float(model.token_losses(workspace, tokens, targets).sum(dtype=np.float64))
+        done += sum(window.scored for window in batch)
+        yield Progress("evaluating", done, total)
+    return Evaluation(nats, total, n_bytes)
+
+
+def _windows(ids: np.ndarray, context: int, eos_id: int) -> Iterator[_Window]:
+    """Pieces of a document that fit the context, each token scored once."""
+    if ids.size == 0:
+        return
+    whole = np.concatenate(([eos_id], ids)).astype(np.int32)
+    end = min(whole.size, context + 1)
+    yield _Window(whole[:end], end - 1)
+    half = max(context // 2, 1)
+    while end < whole.size:
+        before, end = end, min(end + half, whole.size)
+        yield _Window(whole[max(end - context - 1, 0) : end], end - before)
+
+
+def _batches(windows: Sequence[_Window], context: int) -> Iterator[list[_Window]]:
+    """Neighbours in length, as many as BATCH_TOKENS hold when all are as long as the longest."""
+    batch: list[_Window] = []
+    for window in windows:
+        T = min(-(-(window.ids.size - 1) // _STEP) * _STEP, context)
+        if batch and (len(batch) + 1) * T > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
