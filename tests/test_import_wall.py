@@ -26,9 +26,9 @@ FLOORS = [
     {"run"},
     {"train", "generate", "chat"},
     {"evaluate", "calibrate", "formats", "model_file"},
-    {"model", "parameters", "optim", "data", "kv_cache", "decoding"},
+    {"model", "parameters", "optim", "data", "corpus", "kv_cache", "decoding"},
     {"checkpoint", "run_directory"},
-    {"tokenizer", "sampling", "confidence"},
+    {"tokenizer", "text_encoder", "vocabulary", "word_table", "sampling", "confidence"},
     {"compute"},
     {"kernels"},
     {
