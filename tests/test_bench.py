@@ -405,7 +405,7 @@ def planned(
 
     class Nothing:
         def __init__(self, entry: Entry, folder: Path) -> None:
-            assert "compile" in entry.name
+            assert isinstance(entry.job, TrainingJob)
 
         def close(self) -> None:
             pass
@@ -561,21 +561,40 @@ def test_every_kernel_that_is_counted_exists() -> None:
     assert set(FLOPS) <= set(vars(model))
 
 
-def test_the_parts_of_a_token() -> None:
-    from slim.bench.profile import profile_token
+@pytest.mark.parametrize("counter", [True, False])
+def test_the_parts_of_a_token(counter: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from slim.bench import token_profile
     from slim.bench.work import make_model
 
-    config = dataclasses.replace(TINY, vocab_size=512)
-    parts = list(profile_token(make_model(config, "", "fp32"), 24, ticks()))
+    counter = counter and token_profile.HAS_CYCLE_COUNTER
+    monkeypatch.setattr(token_profile, "HAS_CYCLE_COUNTER", counter)
+    kernel = vars(sys.modules["slim.model"])[token_profile.KERNEL]
+    parts = list(token_profile.profile_token(make_model(GROUPED, "", "fp32"), 24, ticks()))
+    assert vars(sys.modules["slim.model"])[token_profile.KERNEL] is kernel
+    names = ["q, k, v", "attention out", "gate, up", "down", "head"]
     assert [part.name for part in parts] == [
-        "head",
-        "gate, up, down",
-        "q, k, v, out, norms, the rest",
+        *(names if counter else ["products, norms, the rest"]),
         "attention over the cache",
+        "norms, RoPE, SwiGLU, the rest",
         "drawing, confidence",
     ]
-    weights = sum(part.work for part in parts[:3])
-    assert weights == pytest.approx(counts.decode_bytes(config, "fp32", 0))
+    weights = parts[: len(names) if counter else 1]
+    assert sum(p.work for p in weights) == pytest.approx(counts.decode_bytes(GROUPED, "fp32", 0))
+    # By this clock a decoding takes one second, shared by 22 tokens, early or late.
+    assert 0 < sum(p.seconds for p in weights) <= 1 / 22
+
+
+def test_every_product_of_a_token_is_seen() -> None:
+    """Were one missed or counted twice, names and cycles would not belong together."""
+    from slim.bench import token_profile
+    from slim.bench.work import make_model
+
+    if not token_profile.HAS_CYCLE_COUNTER:
+        pytest.skip("no cycle counter to read")
+    config = dataclasses.replace(GROUPED, vocab_size=4096, n_layers=1, max_seq_len=64)
+    shares = token_profile.product_shares(make_model(config, "", "fp32"), 32)
+    assert len(shares) == 5 and all(share > 0 for share in shares) and sum(shares) < 1
+    assert max(shares) == shares[-1]  # nearly all weights are the head's
 
 
 # ---- start-up -------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ part is smaller: with half the hidden size, hardly a vocabulary, a short cache, 
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +18,8 @@ import numba
 import numpy as np
 
 from slim.bench import ceilings
-from slim.bench.counts import decode_bytes
 from slim.bench.job import Part
-from slim.config import GenerateConfig, ModelConfig, TrainConfig
-from slim.decoding import draw_tokens
+from slim.config import TrainConfig
 from slim.model import Model
 from slim.optim import AdamW
 from slim.parameters import Parameters
@@ -162,70 +159,3 @@ class _Ceilings:
         if size not in self._copies:
             self._copies[size] = max(ceilings.copy_gb_per_second(size, self.threads))
         return self._copies[size]
-
-
-def profile_token(model: Model, tokens: int, clock: Clock = time.perf_counter) -> Iterator[Part]:
-    """The parts of a token in the middle of a text of `tokens`, from what they add to its time."""
-    config = model.config
-    mode = model.precision
-
-    def like(other: ModelConfig) -> Model:
-        return Model(other, Parameters(other).initialise(0), mode)
-
-    whole = decode_seconds(model, tokens, clock)
-    short = decode_seconds(model, min(_SHORT, tokens), clock)
-    small_head = decode_seconds(
-        like(dataclasses.replace(config, vocab_size=_SMALL_VOCABULARY)), tokens, clock
-    )
-    half = config.hidden_dim // 2 // 2 * 2
-    half_hidden = decode_seconds(like(dataclasses.replace(config, hidden_dim=half)), tokens, clock)
-    drawn = draw_seconds(model, tokens, clock)
-
-    head = (whole - small_head) * config.vocab_size / (config.vocab_size - _SMALL_VOCABULARY)
-    feed_forward = (whole - half_hidden) * config.hidden_dim / (config.hidden_dim - half)
-    attention = whole - short
-    per_weight = decode_bytes(config, mode, 0) / decode_bytes(config, "int8", 0)
-    weights = {
-        "head": (head, config.vocab_size * config.dim),
-        "gate, up, down": (feed_forward, 3 * config.n_layers * config.dim * config.hidden_dim),
-    }
-    rest = whole - head - feed_forward - attention
-    projections = (2 * config.n_heads + 2 * config.n_kv_heads) * config.head_dim * config.dim
-    weights["q, k, v, out, norms, the rest"] = (rest, config.n_layers * projections)
-    size = int(decode_bytes(config, mode, 0))
-    threads = numba.get_num_threads()
-    rate = max(max(ceilings.read_gb_per_second(size, n)) for n in {1, threads})
-    for name, (seconds, count) in weights.items():
-        yield Part(TOKEN, name, 1, max(seconds, 0.0), count * per_weight, "GB/s", rate)
-    cached = decode_bytes(config, mode, tokens / 2) - decode_bytes(config, mode, 0)
-    yield Part(TOKEN, "attention over the cache", 1, max(attention, 0.0), cached, "GB/s", rate)
-    yield Part(TOKEN, "drawing, confidence", 1, max(drawn - whole, 0.0))
-
-
-def decode_seconds(model: Model, tokens: int, clock: Clock = time.perf_counter) -> float:
-    """The mean time of a token while a cache fills with `tokens`, in the least disturbed of several texts."""
-    cache = model.new_cache(tokens)
-    first = np.zeros(1, np.int32)
-    times = []
-    for _ in range(_REPEATS + 1):
-        cache.truncate(0)
-        model.prefill(cache, first)
-        started = clock()
-        for token in range(1, tokens):
-            model.decode(cache, token)
-        times.append((clock() - started) / (tokens - 1))
-    return min(times[1:])
-
-
-def draw_seconds(model: Model, tokens: int, clock: Clock = time.perf_counter) -> float:
-    """The same with a token drawn from every distribution and its confidence measured."""
-    times = []
-    for seed in range(_REPEATS + 1):
-        draws = draw_tokens(
-            model, model.new_cache(tokens), np.zeros(1, np.int32), GenerateConfig(), seed
-        )
-        next(draws)
-        started = clock()
-        count = sum(1 for _ in draws)
-        times.append((clock() - started) / count)
-    return min(times[1:])

@@ -177,7 +177,8 @@ class ProfileWork:
 
     def parts(self) -> tuple[Part, ...]:
         """Every part of a step and of a token."""
-        from slim.bench.profile import profile_step, profile_token
+        from slim.bench.profile import profile_step
+        from slim.bench.token_profile import profile_token
 
         model = make_model(self.job.model, self.job.weights, self.job.mode)
         job = self.job
