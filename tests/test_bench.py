@@ -535,13 +535,13 @@ def test_generation_work_shows_the_logits_of_every_position(tmp_path: Path) -> N
 
 
 def test_the_profile_accounts_for_the_whole_step() -> None:
-    from slim.bench.profile import profile_step
-    from slim.bench.work import make_model
+    from slim.bench.step_profile import profile_step
+    from slim.bench.work import make_model, updates
 
     model = make_model(TINY, "", "fp32")
     before = dict(vars(sys.modules["slim.model"]))
-    clock = ticks()
-    parts = list(profile_step(model, 2, 8, steps=2, clock=clock))
+    steps = updates(model, model.workspace(2, 8, train=True), np.arange(50, dtype=np.int32))
+    parts = list(profile_step(lambda: next(steps), "fp32", steps=2, clock=ticks()))
     assert vars(sys.modules["slim.model"]) == before  # the kernels are back in their places
     *kernels, between = parts
     calls = sum(part.calls for part in kernels)
@@ -556,7 +556,7 @@ def test_the_profile_accounts_for_the_whole_step() -> None:
 
 def test_every_kernel_that_is_counted_exists() -> None:
     from slim import model
-    from slim.bench.profile import FLOPS
+    from slim.bench.step_profile import FLOPS
 
     assert set(FLOPS) <= set(vars(model))
 

@@ -11,10 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from numba import njit, prange
-from numba.core import config as numba_config
 
 from slim.kernels import PARALLEL, REDUCTION
 from slim.kernels.tile import HAS_BF16, MR, NR, product
@@ -82,11 +80,6 @@ def read_gb_per_second(n_bytes: int, workers: int) -> list[float]:
 def measurable_precisions() -> tuple[str, ...]:
     """The operands that this machine has a fast product for."""
     return ("fp32", "bf16") if HAS_BF16 else ("fp32",)
-
-
-def use_threads(count: int) -> None:
-    """Kernels called from this thread run on so many threads."""
-    numba.set_num_threads(min(count, numba_config.NUMBA_NUM_THREADS))
 
 
 def _again(kernel: Callable[..., None], times: int, *arguments: np.ndarray) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+
+from slim.compute import usable_cores
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -28,7 +29,7 @@ def describe_machine() -> Machine:
     caches = cache_bytes(_CPU)
     return Machine(
         processor=_processor_name(),
-        cores=_usable_cores(),
+        cores=usable_cores(),
         l2_bytes=caches.get(2, 0),
         l3_bytes=caches.get(3, 0),
         system=f"{platform.system()} {platform.machine()}",
@@ -68,13 +69,6 @@ def peak_memory_bytes() -> int | None:
     except ImportError:  # not a POSIX system
         return None
     return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def _usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
 
 
 def _processor_name() -> str:

@@ -135,10 +135,10 @@ def _with_timed_products(function: types.FunctionType, tally: int) -> Callable[.
     return njit(**options)(copy)
 
 
-def _noting(tally: int, begins: bool) -> Callable[[], None]:
+def _noting(tally: int, begins: bool) -> Any:
     """An intrinsic that writes down when a product begins, or how long it took."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def note(context):  # type: ignore[no-untyped-def]
         def codegen(context, b, signature, arguments):  # type: ignore[no-untyped-def]
             i64 = ir.IntType(64)
@@ -167,7 +167,7 @@ def _cycles(b: Any) -> Any:
     return b.call(ir.Function(b.module, function_type, name) if found is None else found, ())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _read_cycles(context):  # type: ignore[no-untyped-def]
     return numba_types.int64(), lambda context, b, signature, arguments: _cycles(b)
 
@@ -175,7 +175,7 @@ def _read_cycles(context):  # type: ignore[no-untyped-def]
 @njit
 def read_cycles() -> int:
     """The cycle counter."""
-    return _read_cycles()
+    return _read_cycles()  # type: ignore[call-arg]
 
 
 def least_seconds(*measurements: Callable[[], float]) -> list[float]:

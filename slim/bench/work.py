@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -22,12 +22,19 @@ from slim.bench.job import (
     TrainingJob,
 )
 from slim.bench.machine import peak_memory_bytes
+from slim.compute import set_threads
 from slim.config import ModelConfig, TrainConfig
-from slim.model import Model
+from slim.data import TokenData
+from slim.errors import SlimError
+from slim.events import StepSkipped
+from slim.model import Model, Workspace
 from slim.optim import AdamW
 from slim.parameters import Parameters
+from slim.train import TrainingState, train
 
-LEARNING_RATE = 1e-4  # small: the weights stay what they were
+LEARNING_RATE = 1e-5
+ENDLESS = 2**40  # updates
+BATCHES = 4  # of a profile
 SEPARATOR = b"<|endoftext|>"
 Clock = Callable[[], float]
 
@@ -42,40 +49,30 @@ class Work(Protocol):
 
 
 class TrainingWork:
-    """Whole updates: gradients, clipping, AdamW, packing, as a training run makes them."""
+    """Whole updates, made by the loop of a training run."""
 
     def __init__(self, job: TrainingJob, clock: Clock = time.perf_counter) -> None:
         self.job, self.clock = job, clock
-        shape = (job.batches, job.batch, job.length + 1)
-        self.batches = np.fromfile(job.tokens, np.int32).reshape(shape)
+        tokens = np.fromfile(job.tokens, np.int32)
+        first = tokens.reshape(job.batches, job.batch, job.length + 1)[0]
         self.model = make_model(job.model, job.weights, job.mode)
-        self.gradients = Parameters(job.model)
-        self.optimizer = AdamW(self.model.parameters, TrainConfig())
-        self.workspace = self.model.workspace(job.batch, job.length, train=True)
-        self.loss: float | None = self._gradients(self.batches[0])
-        self.gradients.flat.tofile(job.results)
-        self.gradients.flat.fill(0.0)
-        for number in range(job.warmup):
-            self.step(number)
-
-    def _gradients(self, batch: np.ndarray) -> float:
-        return self.model.loss_and_gradients(
-            self.workspace, batch[:, :-1], batch[:, 1:], self.gradients
+        workspace = self.model.workspace(job.batch, job.length, train=True)
+        gradients = Parameters(job.model)
+        self.loss: float | None = self.model.loss_and_gradients(
+            workspace, first[:, :-1], first[:, 1:], gradients
         )
-
-    def step(self, number: int) -> None:
-        """One update with one of the batches."""
-        self._gradients(self.batches[number % len(self.batches)])
-        norm = self.optimizer.gradient_norm(self.gradients)
-        self.optimizer.step(self.gradients, LEARNING_RATE, norm)
-        self.model.pack()
+        gradients.flat.tofile(job.results)
+        del gradients  # the loop has its own
+        self.updates = updates(self.model, workspace, tokens)
+        for _ in range(job.warmup):
+            next(self.updates)
 
     def measure(self) -> dict[str, list[float]]:
         """Seconds of some steps."""
         seconds = []
-        for number in range(self.job.steps):
+        for _ in range(self.job.steps):
             started = self.clock()
-            self.step(number)
+            next(self.updates)
             seconds.append(self.clock() - started)
         return {"step_seconds": seconds}
 
@@ -126,7 +123,7 @@ class TokenizerWork:
 
         self.job, self.clock = job, clock
         self.loss: float | None = None
-        ceilings.use_threads(job.threads)
+        set_threads(job.threads)
         text = Path(job.text).read_bytes()
         self.documents = [part for part in text.split(SEPARATOR) if part.strip()]
         self._build = train_tokenizer
@@ -177,15 +174,29 @@ class ProfileWork:
 
     def parts(self) -> tuple[Part, ...]:
         """Every part of a step and of a token."""
-        from slim.bench.profile import profile_step
+        from slim.bench.step_profile import profile_step
         from slim.bench.token_profile import profile_token
 
-        model = make_model(self.job.model, self.job.weights, self.job.mode)
         job = self.job
+        model = make_model(job.model, job.weights, job.mode)
+        count = BATCHES * job.batch * (job.length + 1)
+        ids = np.random.default_rng(0).integers(0, job.model.vocab_size, count).astype(np.int32)
+        steps = updates(model, model.workspace(job.batch, job.length, train=True), ids)
         return (
-            *profile_step(model, job.batch, job.length, job.steps),
+            *profile_step(lambda: next(steps), job.mode, job.steps),
             *profile_token(model, job.tokens),
         )
+
+
+def updates(model: Model, workspace: Workspace, tokens: np.ndarray) -> Iterator[float]:
+    """Endless updates of a model on ids (n,) int32, at a rate that leaves it as it is: the loss of each."""
+    config = TrainConfig(learning_rate=LEARNING_RATE)
+    data = TokenData(tokens, n_train_bytes=tokens.size)
+    optimizer = AdamW(model.parameters, config)
+    for event in train(model, optimizer, data, config, TrainingState(), ENDLESS, workspace):
+        if isinstance(event, StepSkipped):
+            raise SlimError(f"the step was skipped: {event.reason}")
+        yield event.loss
 
 
 def make_model(config: ModelConfig, weights: str, mode: str) -> Model:
@@ -203,7 +214,7 @@ def make_model(config: ModelConfig, weights: str, mode: str) -> Model:
 
 def prepare(job: Job) -> tuple[Work, Ready]:
     """Whatever is needed before a measurement, with one thread count for all that follows in this thread."""
-    ceilings.use_threads(job.threads)
+    set_threads(job.threads)
     work: Work
     match job:
         case TrainingJob():

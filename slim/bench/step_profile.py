@@ -1,8 +1,7 @@
-"""Where the time of a training step and of a decoded token goes, part by part, next to what bounds each.
+"""Where the time of a training step goes, kernel by kernel, next to what bounds each.
 
-A step is taken apart by its kernels: while it is profiled, every kernel that a module outside of `slim.kernels` calls
-is replaced by one that also reads the clock. A token is one kernel, and is taken apart by how much less it costs when a
-part is smaller: with half the hidden size, hardly a vocabulary, a short cache, and without drawing from the logits.
+While steps are profiled, every kernel that a module outside of `slim.kernels` calls is replaced by one that also reads
+the clock, and counts operations and bytes from its arguments.
 """
 
 from __future__ import annotations
@@ -19,16 +18,9 @@ import numpy as np
 
 from slim.bench import ceilings
 from slim.bench.job import Part
-from slim.config import TrainConfig
-from slim.model import Model
-from slim.optim import AdamW
-from slim.parameters import Parameters
 
-STEP, TOKEN = "training step", "decoded token"
+STEP = "training step"
 Clock = Callable[[], float]
-_SMALL_VOCABULARY = 320
-_SHORT = 16  # tokens: a cache that hardly costs anything
-_REPEATS = 9
 
 
 def _product_flops(out: np.ndarray, x: np.ndarray) -> float:
@@ -63,20 +55,9 @@ class _Tally:
 
 
 def profile_step(
-    model: Model, batch: int, length: int, steps: int, clock: Clock = time.perf_counter
+    step: Callable[[], object], precision: str, steps: int, clock: Clock = time.perf_counter
 ) -> Iterator[Part]:
     """The kernels of whole updates, the longest first, and what lies between them."""
-    config = model.config
-    gradients, optimizer = Parameters(config), AdamW(model.parameters, TrainConfig())
-    workspace = model.workspace(batch, length, train=True)
-    ids = np.random.default_rng(0).integers(0, config.vocab_size, (batch, length + 1))
-    tokens, targets = ids[:, :-1].astype(np.int32), ids[:, 1:].astype(np.int32)
-
-    def step() -> None:
-        model.loss_and_gradients(workspace, tokens, targets, gradients)
-        optimizer.step(gradients, 1e-4, optimizer.gradient_norm(gradients))
-        model.pack()
-
     step()
     tallies, seconds = [], []
     for _ in range(steps):
@@ -85,7 +66,7 @@ def profile_step(
             step()
             seconds.append(clock() - started)
         tallies.append(tally)
-    ceiling = _Ceilings(model.precision)
+    ceiling = _Ceilings(precision)
     whole = median(seconds)
     parts = []
     for name, first in tallies[0].items():
