@@ -38,7 +38,8 @@ def _source_digest() -> str:
     from llvmlite import binding
 
     cpu = binding.get_host_cpu_name() + binding.get_host_cpu_features().flatten()
-    for part in (numba.__version__, llvmlite.__version__, cpu, os.environ.get("SLIM_LANES", "")):
+    settings = (os.environ.get(name, "") for name in ("SLIM_LANES", "SLIM_CHECKED"))
+    for part in (numba.__version__, llvmlite.__version__, cpu, *settings):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -91,7 +92,7 @@ SERIAL = {
     "fastmath": FAST_MATH,
     "error_model": "numpy",
     "boundscheck": CHECKED,
-    "cache": CACHE_FOLDER is not None and not CHECKED,
+    "cache": CACHE_FOLDER is not None,
 }
 PARALLEL = {**SERIAL, "parallel": not CHECKED}
 REDUCTION = {**SERIAL, "fastmath": FAST_SUM}
