@@ -22,7 +22,7 @@ import numpy as np
 from slim import checkpoint, recipe
 from slim.atomic_file import check_writable
 from slim.calibrate import Calibration, calibrate
-from slim.compute import set_threads
+from slim.compute import set_threads, warm_up
 from slim.config import GenerateConfig, ModelConfig, TrainConfig, as_dict
 from slim.corpus import Corpus, read_corpus
 from slim.data import TokenData, choose_seq_len, prepare, steps_per_epoch
@@ -42,7 +42,7 @@ from slim.events import (
     TrainFinished,
 )
 from slim.generate import generate
-from slim.kernels import CACHE_FOLDER
+from slim.kernels.table import kernels_of
 from slim.memory import PROGRAM_BYTES, check_fits
 from slim.model import Model, Workspace, choose_precision, workspace_bytes
 from slim.model_file import (
@@ -238,19 +238,8 @@ def memory_bytes(config: ModelConfig, B: int, T: int, precision: str) -> int:
 
 
 def _warm_up(precision: str) -> Iterator[Progress]:
-    """Compile the kernels or load them, by one step of a tiny model."""
-    if CACHE_FOLDER is None or not any(CACHE_FOLDER.rglob("matmul.*.nbi")):
-        yield Progress("compiling kernels", 0, 1)
-    sizes = ModelConfig(
-        vocab_size=320, dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_seq_len=32
-    )
-    parameters = Parameters(sizes).initialise(0)
-    model, optimizer = Model(sizes, parameters, precision), AdamW(parameters, TrainConfig())
-    ids = np.arange(32, dtype=np.int32)[None]
-    gradients = Parameters(sizes)
-    model.loss_and_gradients(model.workspace(1, 32, train=True), ids, ids, gradients)
-    optimizer.step(gradients, 1e-3, optimizer.gradient_norm(gradients))
-    model.decode(model.new_cache(2), 0)
+    """Compile the kernels of a model, or load them."""
+    yield from warm_up(kernels_of(precision, training=True))
 
 
 def _read(request: Request) -> Corpus:

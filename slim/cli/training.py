@@ -117,24 +117,30 @@ def optional_count(name: str, text: str | None, smallest: int) -> int | None:
     return value
 
 
-def run_request(
+def run_request(args: argparse.Namespace, request: Request) -> int:
+    """Start the run that was asked for, or go on with it (`--resume`), and say how it ended; the exit code."""
+    if args.resume:
+        return resume_out(args, None)
+    title = f"slim {request.command} {request.data} -> {request.out}"
+    code, finished = drive_request(args, replace(request, force=args.force), title)
+    _say_farewell(args, finished, request.out)
+    return code
+
+
+def drive_request(
     args: argparse.Namespace,
     request: Request,
-    title: str | None = None,
+    title: str,
     observe: Callable[[Event], None] | None = None,
-) -> int:
-    """Start the run that was asked for, or go on with it (`--resume`), and say how it ended; the exit code."""
-    if getattr(args, "resume", False):
-        return resume_out(args, None)
-    request = replace(request, force=args.force)
+) -> tuple[int, TrainFinished | None]:
+    """Start a run and drive it to its end; see `drive`."""
 
     def events(control: RunControl) -> Iterator[Event]:
         from slim.run import start
 
         yield from start(request, control)
 
-    name = title or f"slim {request.command} {request.data} -> {request.out}"
-    return _drive_to_end(events, args, name, request.out, observe)
+    return drive(events, args, title, observe)
 
 
 def resume_out(args: argparse.Namespace, threads: int | None) -> int:
@@ -147,25 +153,19 @@ def resume_out(args: argparse.Namespace, threads: int | None) -> int:
 
         yield from resume(args.out, control, threads)
 
-    return _drive_to_end(events, args, f"slim resume {args.out}", args.out, None)
+    code, finished = drive(events, args, f"slim resume {args.out}")
+    _say_farewell(args, finished, args.out)
+    return code
 
 
-def _drive_to_end(
-    events: Callable[[RunControl], Iterator[Event]],
-    args: argparse.Namespace,
-    title: str,
-    out: str,
-    observe: Callable[[Event], None] | None,
-) -> int:
-    """Drive a run; at the end one line for what is there now, and one for what to do next."""
-    code, finished = drive(events, args, title, observe)
+def _say_farewell(args: argparse.Namespace, finished: TrainFinished | None, out: str) -> None:
+    """A line for what is there now, and one for what to do next."""
     if finished is not None and not args.quiet:
         from slim.safe_text import safe_text
 
         with contextlib.suppress(OSError):
             for line in farewell(finished, out):
                 sys.stderr.write(safe_text(line) + "\n")
-    return code
 
 
 def farewell(finished: TrainFinished, out: str) -> list[str]:

@@ -1,0 +1,58 @@
+"""Every kernel that a model runs, with the signature it has under each precision: what there is to compile.
+
+The kernels of the tokenizer are compiled when a text is first read.
+"""
+
+from __future__ import annotations
+
+from numba import types
+
+from slim.kernels.adamw import adamw, sum_of_squares
+from slim.kernels.attention import attention_backward, attention_forward, pack_keys_values
+from slim.kernels.cross_entropy import cross_entropy
+from slim.kernels.decode import decode_token
+from slim.kernels.embedding import embedding_backward, embedding_forward
+from slim.kernels.matmul import matmul, matmul_add, matmul_weight_gradient, pack
+from slim.kernels.rmsnorm import rmsnorm_backward, rmsnorm_forward
+from slim.kernels.rope import rope
+from slim.kernels.swiglu import swiglu_backward, swiglu_forward
+
+Entry = tuple[object, tuple[types.Type, ...]]
+
+
+def kernels_of(precision: str, training: bool) -> list[Entry]:
+    """(kernel, signature) for a model of this precision: those of generation and evaluation, or those of training too."""
+    n, f = types.int64, types.float32
+    F1, F2, F3 = (types.Array(f, ndim, "C") for ndim in (1, 2, 3))
+    tokens = types.Array(types.int32, 1, "C")
+    operand = types.uint16 if precision == "bf16" else f
+    P1, P2, P3, P4 = (types.Array(operand, ndim, "C") for ndim in (1, 2, 3, 4))
+    table: list[Entry] = [
+        (pack, (P1, P1, F2)),
+        (embedding_forward, (F2, tokens, F2)),
+        (rmsnorm_forward, (P2, F1, F2, F1, f)),
+        (matmul, (F2, P2, P1)),
+        (matmul_add, (F2, F2, P2, P1)),
+        (rope, (P2, F2, F2, n, n, n, f)),
+        (pack_keys_values, (P3, P3, P2, n, n, n, n)),
+        (attention_forward, (P2, F3, P2, P3, P3, n, n, n, n, F2, P2)),
+        (swiglu_forward, (P2, P2)),
+        (
+            decode_token,
+            (F1, P4, P4, F1, P1, n, n, F1, n, n, P1, types.Array(n, 2, "C"), n, F2, F2, n, n, n, n, f),
+        ),
+    ]
+    if precision == "bf16":
+        table.append((matmul, (P2, P2, P1)))
+    if training:
+        table += [
+            (cross_entropy, (F1, P2, F2, tokens, f)),
+            (matmul_weight_gradient, (F2, P2, P2, P2)),
+            (rmsnorm_backward, (F2, P2, F1, F2, F2, F2, F1, F1)),
+            (attention_backward, (P2, P2, P2, F3, P2, P3, n, n, n, F2, P2)),
+            (swiglu_backward, (P2, P2, P2, P2)),
+            (embedding_backward, (F2, F2, tokens)),
+            (sum_of_squares, (F1, F1)),
+            (adamw, (F1, F1, F1, F1, n, f, f, f, f, f, f, f, f)),
+        ]
+    return table
