@@ -418,7 +418,8 @@ def planned(
     described = dataclasses.replace(MACHINE, l3_bytes=l3_bytes)
     monkeypatch.setattr(suite, "describe_machine", lambda: described)
     monkeypatch.setattr(commands, "measure_startup", lambda *_: iter(()))
-    monkeypatch.setattr(commands, "measure_run_memory", lambda *_: iter(()))
+    run = Measurement("training", "a run", "s", Spread(1.0, 1.0, 1.0), 1, peak_memory_bytes=10**9)
+    monkeypatch.setattr(commands, "measure_run", lambda *_: run)
     findings = [f for f in suite.measure(settings) if not isinstance(f, str)]
     return entries, findings
 
@@ -513,9 +514,9 @@ def test_training_work_makes_steps_and_shows_gradients(tmp_path: Path) -> None:
     assert work.loss == pytest.approx(np.log(64), rel=0.05)  # 16 targets
     assert work.measure() == {"step_seconds": [1.0, 1.0, 1.0]}
     gradients = np.fromfile(results, np.float32)
-    assert gradients.shape == work.model.parameters.flat.shape
+    assert gradients.shape == work.trainer.model.parameters.flat.shape
     assert np.isfinite(gradients).all() and np.abs(gradients).max() > 0
-    moved = np.abs(work.model.parameters.flat - np.fromfile(weights, np.float32)).max()
+    moved = np.abs(work.trainer.model.parameters.flat - np.fromfile(weights, np.float32)).max()
     assert 0 < moved < 1e-2  # the weights are updated, and stay near what they were
 
 
@@ -536,11 +537,11 @@ def test_generation_work_shows_the_logits_of_every_position(tmp_path: Path) -> N
 
 def test_the_profile_accounts_for_the_whole_step() -> None:
     from slim.bench.step_profile import profile_step
-    from slim.bench.work import make_model, updates
+    from slim.bench.work import make_model, make_trainer, updates
 
     model = make_model(TINY, "", "fp32")
     before = dict(vars(sys.modules["slim.model"]))
-    steps = updates(model, model.workspace(2, 8, train=True), np.arange(50, dtype=np.int32))
+    steps = updates(make_trainer(model, np.arange(50, dtype=np.int32), 2, 8))
     parts = list(profile_step(lambda: next(steps), "fp32", steps=2, clock=ticks()))
     assert vars(sys.modules["slim.model"]) == before  # the kernels are back in their places
     *kernels, between = parts
@@ -662,6 +663,22 @@ def test_json_is_the_last_line(
     *lines, last = out.splitlines()
     assert lines == TABLE.splitlines()
     assert json.loads(last)["measurements"][0]["name"] == "SLiM bf16, 8 x 256"
+
+
+def test_what_was_found_before_something_failed_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import slim.cli
+
+    def measure(settings: suite.BenchSettings) -> Iterator[report.Finding]:
+        yield from FINDINGS
+        raise BenchError("PyTorch has gone")
+
+    monkeypatch.setattr(suite, "measure", measure)
+    monkeypatch.setattr(suite, "conditions", lambda settings: CONDITIONS)
+    assert slim.cli.main(["bench"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == TABLE and captured.err == "slim: error: PyTorch has gone\n"
 
 
 @pytest.mark.parametrize(

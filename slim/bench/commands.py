@@ -44,14 +44,14 @@ def measure_startup(
     yield Measurement(SECTION, name, "s", Spread.of(seconds), 1)
 
 
-def measure_run_memory(
-    config: ModelConfig, sequences: int, length: int, precision: str, folder: Path
-) -> Iterator[str | Finding]:
-    """The peak memory of a whole `slim pretrain`, from text to checkpoint."""
-    yield "watching the memory of slim pretrain"
-    arguments = ["pretrain", str(demo_text(STORIES)), "1", str(folder / "run.bin"), "--quiet"]
-    arguments += ["--precision", precision, "--max-steps", str(_STEPS), "--seq-len", str(length)]
-    arguments += ["--batch-tokens", str(sequences * length)]
+def measure_run(
+    config: ModelConfig, sequences: int, length: int, precision: str, threads: int, folder: Path
+) -> Measurement:
+    """A whole `slim pretrain` of a few steps, from text to model file: its time and its peak memory."""
+    out = folder / f"run-{precision}.bin"
+    arguments = ["pretrain", str(demo_text(STORIES)), "1", str(out), "--quiet", "--force"]
+    arguments += ["--precision", precision, "--max-steps", str(_STEPS), "--threads", str(threads)]
+    arguments += ["--seq-len", str(length), "--batch-tokens", str(sequences * length)]
     for field in ("dim", "n_layers", "n_heads", "hidden_dim", "vocab_size"):
         arguments += ["--set", f"{field}={getattr(config, field)}"]
     started = time.perf_counter()
@@ -71,11 +71,11 @@ def measure_run_memory(
     finally:
         process.kill()
         process.wait()
+    seconds = time.perf_counter() - started
     _check(process.returncode, said, "slim pretrain")
-    if peak:
-        seconds = time.perf_counter() - started
-        name = f"slim pretrain of {_STEPS} steps, {precision}, {sequences} x {length}"
-        yield Measurement("whole run", name, "s", Spread.of([seconds]), 1, peak_memory_bytes=peak)
+    name = f"slim pretrain {precision}, a run of {_STEPS} steps"
+    spread = Spread.of([seconds])
+    return Measurement("training", name, "s", spread, 1, peak_memory_bytes=peak or None)
 
 
 def write_model(path: Path, config: ModelConfig) -> None:

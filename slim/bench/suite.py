@@ -239,17 +239,35 @@ class _Bench:
         """Measure; our speed and everybody's, and us against each of the others, in speed and in memory."""
         for entry in entries:
             if not self.settings.quick:  # started again, it finds its code, and needs less memory
-                yield f"compiling {entry.name}"
+                yield f"warming up {entry.name}"
                 Contestant(entry, self.folder).close()
         found = yield from _last(self._contest(entries, referee))
         for entry in entries:
             yield self._training_speed(found[entry.name], entry, precision)
         yield from self._compare("training", found, "step_seconds")
         ours, *others = found.values()
+        yield from self._compare_memory(ours.name, ours.peak_memory_bytes, others)
+        if precision and not self.settings.quick:
+            yield f"watching the memory of slim pretrain {precision}"
+            run = commands.measure_run(
+                self.settings.config,
+                SEQUENCES,
+                LENGTH,
+                precision,
+                self.settings.threads,
+                self.folder,
+            )
+            yield run
+            yield from self._compare_memory(run.name, run.peak_memory_bytes, others)
+
+    def _compare_memory(
+        self, name: str, peak: int | None, others: Sequence[Result]
+    ) -> Iterator[Comparison]:
+        """The peak memory of a process of ours against each of the others'."""
         for theirs in others:
-            if ours.peak_memory_bytes and theirs.peak_memory_bytes:
-                share = Spread.of([ours.peak_memory_bytes / theirs.peak_memory_bytes])
-                yield Comparison("training", ours.name, theirs.name, "of the peak memory", share, 1)
+            if peak and theirs.peak_memory_bytes:
+                share = Spread.of([peak / theirs.peak_memory_bytes])
+                yield Comparison("training", name, theirs.name, "of the peak memory", share, 1)
 
     def _training_speed(self, result: Result, entry: Entry, precision: str) -> Measurement:
         job = entry.job

@@ -27,10 +27,9 @@ from slim.config import ModelConfig, TrainConfig
 from slim.data import TokenData
 from slim.errors import SlimError
 from slim.events import StepSkipped
-from slim.model import Model, Workspace
-from slim.optim import AdamW
+from slim.model import Model
 from slim.parameters import Parameters
-from slim.train import TrainingState, train
+from slim.train import Trainer, train
 
 LEARNING_RATE = 1e-5
 ENDLESS = 2**40  # updates
@@ -55,15 +54,15 @@ class TrainingWork:
         self.job, self.clock = job, clock
         tokens = np.fromfile(job.tokens, np.int32)
         first = tokens.reshape(job.batches, job.batch, job.length + 1)[0]
-        self.model = make_model(job.model, job.weights, job.mode)
-        workspace = self.model.workspace(job.batch, job.length, train=True)
-        gradients = Parameters(job.model)
-        self.loss: float | None = self.model.loss_and_gradients(
-            workspace, first[:, :-1], first[:, 1:], gradients
+        model = make_model(job.model, job.weights, job.mode)
+        self.trainer = make_trainer(model, tokens, job.batch, job.length)
+        gradients = self.trainer.gradients
+        self.loss: float | None = model.loss_and_gradients(
+            self.trainer.workspace, first[:, :-1], first[:, 1:], gradients
         )
         gradients.flat.tofile(job.results)
-        del gradients  # the loop has its own
-        self.updates = updates(self.model, workspace, tokens)
+        gradients.flat.fill(0.0)
+        self.updates = updates(self.trainer)
         for _ in range(job.warmup):
             next(self.updates)
 
@@ -181,21 +180,24 @@ class ProfileWork:
         model = make_model(job.model, job.weights, job.mode)
         count = BATCHES * job.batch * (job.length + 1)
         ids = np.random.default_rng(0).integers(0, job.model.vocab_size, count).astype(np.int32)
-        steps = updates(model, model.workspace(job.batch, job.length, train=True), ids)
+        steps = updates(make_trainer(model, ids, job.batch, job.length))
         return (
             *profile_step(lambda: next(steps), job.mode, job.steps),
             *profile_token(model, job.tokens),
         )
 
 
-def updates(model: Model, workspace: Workspace, tokens: np.ndarray) -> Iterator[float]:
-    """Endless updates of a model on ids (n,) int32, at a rate that leaves it as it is: the loss of each."""
+def make_trainer(model: Model, tokens: np.ndarray, batch: int, length: int) -> Trainer:
+    """A model in training on ids (n,) int32, at a rate that leaves it as it is."""
     config = TrainConfig(learning_rate=LEARNING_RATE)
-    data = TokenData(tokens, n_train_bytes=tokens.size)
-    optimizer = AdamW(model.parameters, config)
-    for event in train(model, optimizer, data, config, TrainingState(), ENDLESS, workspace):
+    return Trainer(model, TokenData(tokens, n_train_bytes=tokens.size), config, batch, length)
+
+
+def updates(trainer: Trainer) -> Iterator[float]:
+    """Endless updates: the loss of each."""
+    for event in train(trainer, ENDLESS):
         if isinstance(event, StepSkipped):
-            raise SlimError(f"the step was skipped: {event.reason}")
+            raise SlimError(f"a step was skipped: {event.reason}")
         yield event.loss
 
 

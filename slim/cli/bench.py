@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from slim.config import PRESETS, ModelConfig
-from slim.errors import UsageError
+from slim.errors import SlimError, UsageError
 
 if TYPE_CHECKING:
     from slim.bench.suite import BenchSettings
@@ -72,17 +72,25 @@ def run(args: argparse.Namespace) -> int:
 
     settings = _settings(args)
     findings = []
-    for event in measure(settings):
-        if not isinstance(event, str):
-            findings.append(event)
-        elif not args.quiet:
-            sys.stderr.write(f"{time.strftime('%H:%M:%S')} {safe_text(event)}\n")
-            sys.stderr.flush()
+    failure: SlimError | None = None
+    try:
+        for event in measure(settings):
+            if not isinstance(event, str):
+                findings.append(event)
+            elif not args.quiet:
+                sys.stderr.write(f"{time.strftime('%H:%M:%S')} {safe_text(event)}\n")
+                sys.stderr.flush()
+    except SlimError as error:  # what has been found until then is worth its minutes
+        if not findings:
+            raise
+        failure = error
     about = conditions(settings)
     for line in as_text(about, findings):
         sys.stdout.write(safe_text(line) + "\n")
     if args.json:
         sys.stdout.write(json.dumps(as_json(about, findings), allow_nan=False) + "\n")
+    if failure is not None:
+        raise failure
     return 0
 
 
