@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -161,6 +162,7 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
+    allocator = ", tcmalloc" if "tcmalloc" in os.environ.get("LD_PRELOAD", "") else ""
     loss = gradients(batches[0]).item()
     decoder.gradients().tofile(job["results"])
     optimizer.zero_grad(set_to_none=True)
@@ -169,7 +171,7 @@ def main() -> None:
     say(
         loss=loss,
         about=f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
-        f"{torch.get_num_threads()} threads",
+        f"{torch.get_num_threads()} threads{allocator}",
     )
     for _ in sys.stdin:
         seconds = []
