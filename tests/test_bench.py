@@ -514,9 +514,9 @@ def test_training_work_makes_steps_and_shows_gradients(tmp_path: Path) -> None:
     assert work.loss == pytest.approx(np.log(64), rel=0.05)  # 16 targets
     assert work.measure() == {"step_seconds": [1.0, 1.0, 1.0]}
     gradients = np.fromfile(results, np.float32)
-    assert gradients.shape == work.trainer.model.parameters.flat.shape
+    assert gradients.shape == work.model.parameters.flat.shape
     assert np.isfinite(gradients).all() and np.abs(gradients).max() > 0
-    moved = np.abs(work.trainer.model.parameters.flat - np.fromfile(weights, np.float32)).max()
+    moved = np.abs(work.model.parameters.flat - np.fromfile(weights, np.float32)).max()
     assert 0 < moved < 1e-2  # the weights are updated, and stay near what they were
 
 
@@ -541,7 +541,7 @@ def test_the_profile_accounts_for_the_whole_step() -> None:
 
     model = make_model(TINY, "", "fp32")
     before = dict(vars(sys.modules["slim.model"]))
-    steps = updates(make_trainer(model, np.arange(50, dtype=np.int32), 2, 8))
+    steps = updates(make_trainer(model, 2, 8, np.arange(50, dtype=np.int32)))
     parts = list(profile_step(lambda: next(steps), "fp32", steps=2, clock=ticks()))
     assert vars(sys.modules["slim.model"]) == before  # the kernels are back in their places
     *kernels, between = parts

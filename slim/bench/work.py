@@ -54,15 +54,14 @@ class TrainingWork:
         self.job, self.clock = job, clock
         tokens = np.fromfile(job.tokens, np.int32)
         first = tokens.reshape(job.batches, job.batch, job.length + 1)[0]
-        model = make_model(job.model, job.weights, job.mode)
-        self.trainer = make_trainer(model, tokens, job.batch, job.length)
-        gradients = self.trainer.gradients
-        self.loss: float | None = model.loss_and_gradients(
-            self.trainer.workspace, first[:, :-1], first[:, 1:], gradients
+        self.model = make_model(job.model, job.weights, job.mode)
+        trainer = make_trainer(self.model, job.batch, job.length, tokens)
+        self.loss: float | None = self.model.loss_and_gradients(
+            trainer.workspace, first[:, :-1], first[:, 1:], trainer.gradients
         )
-        gradients.flat.tofile(job.results)
-        gradients.flat.fill(0.0)
-        self.updates = updates(self.trainer)
+        trainer.gradients.flat.tofile(job.results)
+        trainer.gradients.flat.fill(0.0)
+        self.updates = updates(trainer)
         for _ in range(job.warmup):
             next(self.updates)
 
@@ -180,24 +179,24 @@ class ProfileWork:
         model = make_model(job.model, job.weights, job.mode)
         count = BATCHES * job.batch * (job.length + 1)
         ids = np.random.default_rng(0).integers(0, job.model.vocab_size, count).astype(np.int32)
-        steps = updates(make_trainer(model, ids, job.batch, job.length))
+        steps = updates(make_trainer(model, job.batch, job.length, ids))
         return (
             *profile_step(lambda: next(steps), job.mode, job.steps),
             *profile_token(model, job.tokens),
         )
 
 
-def make_trainer(model: Model, tokens: np.ndarray, batch: int, length: int) -> Trainer:
-    """A model in training on ids (n,) int32, at a rate that leaves it as it is."""
-    config = TrainConfig(learning_rate=LEARNING_RATE)
-    return Trainer(model, TokenData(tokens, n_train_bytes=tokens.size), config, batch, length)
+def make_trainer(model: Model, batch: int, length: int, tokens: np.ndarray) -> Trainer:
+    """What trains a model on ids (n,) int32, at a rate that leaves it as it is."""
+    data = TokenData(tokens, n_train_bytes=tokens.size)
+    return Trainer(model, data, TrainConfig(learning_rate=LEARNING_RATE), batch, length)
 
 
 def updates(trainer: Trainer) -> Iterator[float]:
     """Endless updates: the loss of each."""
     for event in train(trainer, ENDLESS):
         if isinstance(event, StepSkipped):
-            raise SlimError(f"a step was skipped: {event.reason}")
+            raise SlimError(f"the step was skipped: {event.reason}")
         yield event.loss
 
 
