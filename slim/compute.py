@@ -1,11 +1,11 @@
 """The engine thread: the one place where Numba runs, and how everybody else talks to it.
 
-Two Python threads inside parallel kernels end the process on some threading layers, a thread count belongs to a thread, and
-a signal reaches Python at once only while the main thread is outside of kernels. So all arithmetic happens in one thread.
+Two Python threads inside parallel kernels end the process on some threading layers, a thread count belongs to a thread,
+and a signal reaches Python at once only while the main thread is outside of kernels. So one thread does all arithmetic.
 
-What it does are jobs: generators of events. They take turns, SLICE_SECONDS each or one event where that takes longer, so
-a reply in a chat is written between two steps of a training and neither waits for the other's end. A job whose reader has
-left BUFFERED_EVENTS lying waits for the reader. Nothing lasts longer than one event:
+What it does are jobs: generators of events. They take turns, SLICE_SECONDS each or one event where that takes longer. So
+a reply in a chat is written between two steps of a training, and neither waits for the other's end. A job whose reader
+has left BUFFERED_EVENTS lying waits for the reader. Nothing lasts longer than one event.
 
     for event in stream(train(...)): ...       a command: its thread sleeps in between, where signals reach it
     job = submit(train(...)); job.poll()       a window that redraws: takes what is there, never waits
@@ -296,7 +296,7 @@ def thread_info() -> ThreadInfo:
 def _apply_threads(count: int) -> int:
     import numba
 
-    most = numba.config.NUMBA_NUM_THREADS
+    most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     if count > most:
         cores = "core" if most == 1 else "cores"
         raise ConfigError(

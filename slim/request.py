@@ -1,12 +1,10 @@
-"""What a training command asks for, before anything is read: plain data, so that the command line stays quick."""
+"""What a training command asks for, and how a shell talks to a run that goes: plain data, so that both stay quick."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from slim.settings import Settings
-
-COMMANDS = ("pretrain", "finetune", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +19,18 @@ class Request:
     max_bytes: int | None = None
     settings: Settings = field(default_factory=Settings)
     force: bool = False  # replace what is there
+    resume: bool = False  # go on with what is there, if anything is
 
 
 @dataclass(slots=True)
 class RunControl:
-    """How a shell talks to a run while it goes: the run looks here between two steps."""
+    """A run's ears: it looks here between two events. Any thread may set the first two.
 
-    stop: bool = False  # finish the step, save, end
-    save_now: bool = False  # save, go on; set back when it is done
-    model: object = None  # the live slim.model.Model: for the engine thread only
+    `model` (slim.model.Model) and `tokenizer` are those of the run while it trains, None before and after. Between two
+    events the weights are whole and packed, so a job of the engine thread may generate with them at any time.
+    """
+
+    stop: bool = False  # finish the step, save, end with TrainFinished("interrupted")
+    save_now: bool = False  # save and go on; set back once it is done
+    model: object = None
     tokenizer: object = None
-
-    def stop_requested(self) -> bool:
-        return self.stop

@@ -3,8 +3,9 @@
 last            everything to go on with: weights, moments, the numbers of the run
 best            the best weights so far, as in OUT
 metrics.jsonl   one event per line     samples.jsonl   one text per line
-settings.json   what was asked for and what it was resolved to
-log.txt         notes and warnings
+settings.json   what was asked for, and what it was resolved to
+result.json     the last event, once the run has come to its end
+log.txt         notes, warnings, beginnings and ends, with the time of day
 lock            held by the process that trains, with its number
 """
 
@@ -18,38 +19,37 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
 
 from slim.atomic_file import PREVIOUS_SUFFIX, replace_file, sweep
-from slim.errors import DataError, SaveError, UsageError
-from slim.events import Event, Note, SampleFinished, StepSkipped, TokenGenerated, as_record
+from slim.errors import DataError, SaveError, SlimError, UsageError
+from slim.events import Event, SampleFinished, TokenGenerated, TrainFinished, as_record
 from slim.input_file import reason
 
-LARGEST_SETTINGS = 1_000_000
+LARGEST_SETTINGS = 4_000_000  # bytes
+LARGEST_BACKLOG = (
+    2**24
+)  # bytes of lines that a full disk refuses and that are kept to be tried again
+
+SETTINGS, RESULT = "settings.json", "result.json"
+JOURNALS = ("metrics.jsonl", "samples.jsonl", "log.txt")
+
+
+class BusyError(SlimError):
+    """Another process trains here."""
 
 
 class RunDirectory:
-    """The folder of one run, open and locked."""
+    """The folder of one run, open and locked until `close`."""
 
     def __init__(self, out: str | Path) -> None:
-        """Create or open OUT.run/ and lock it. UsageError when another process trains here; SaveError."""
+        """Create or open OUT.run/ and lock it. BusyError when another process trains here; SaveError."""
         self.path = directory_of(out)
         try:
-            self.path.mkdir(exist_ok=True)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._created = not self.path.exists()
+            self._lock = _lock(self.path)
         except OSError as problem:
             raise SaveError(f"{self.path}: cannot be written: {reason(problem)}") from problem
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(self._lock, 20).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._lock)
-            raise UsageError(
-                f"{self.path}: another process (number {holder}) is training here: wait for it or stop it"
-            ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        self._files: dict[str, TextIO] = {}
+        self._journals = {name: Journal(self.path / name) for name in JOURNALS}
 
     @property
     def last(self) -> Path:
@@ -61,56 +61,132 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove what an earlier run left."""
-        names = ["last", "best", "metrics.jsonl", "samples.jsonl", "settings.json", "log.txt"]
-        for name in [*names, "last" + PREVIOUS_SUFFIX, "best" + PREVIOUS_SUFFIX]:
-            with contextlib.suppress(FileNotFoundError):
-                (self.path / name).unlink()
-        sweep(self.last)
-        sweep(self.best)
+        saved = [self.last, self.best]
+        previous = [Path(f"{path}{PREVIOUS_SUFFIX}") for path in saved]
+        for path in (*saved, *previous, self.path / SETTINGS, self.path / RESULT):
+            path.unlink(missing_ok=True)
+        for path in saved:
+            sweep(path)
+        for journal in self._journals.values():
+            journal.cut(0)
+
+    def write_result(self, event: TrainFinished | None) -> None:
+        """Keep how the run ended, or None: it goes on."""
+        path = self.path / RESULT
+        if event is None:
+            path.unlink(missing_ok=True)
+            return
+        text = json.dumps(as_record(event), allow_nan=False) + "\n"
+        replace_file(path, [text.encode()])
+
+    def read_result(self) -> TrainFinished | None:
+        """How the run ended, None when it did not."""
+        try:
+            record = _read_json(self.path / RESULT)
+            record.pop("event")
+            return TrainFinished(**record)  # type: ignore[arg-type]
+        except (OSError, KeyError, TypeError, ValueError):
+            return None
 
     def write_settings(self, record: Mapping[str, object]) -> None:
-        """Keep what the run was asked for."""
+        """Keep what the run was asked for and what that was resolved to."""
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-        replace_file(self.path / "settings.json", [text.encode()])
+        replace_file(self.path / SETTINGS, [text.encode()])
 
-    def record(self, event: Event) -> None:
-        """Append an event to the file it belongs into. What cannot be written is lost: training is worth more."""
-        with contextlib.suppress(OSError):
-            if isinstance(event, TokenGenerated):
-                return
-            if isinstance(event, SampleFinished):
-                self._append("samples.jsonl", _line(event))
-            self._append("metrics.jsonl", _line(event))
-            if isinstance(event, (Note, StepSkipped)):
-                text = (
-                    event.text if isinstance(event, Note) else f"step {event.step}: {event.reason}"
-                )
-                self._append(
-                    "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(text.split())}\n"
-                )
+    def record(self, event: Event) -> str | None:
+        """Append an event to the files it belongs into; what goes wrong with that, in words.
 
-    def cut_back(self, step: int, evaluated_step: int, sampled_step: int) -> None:
-        """Forget events of later steps, evaluations and samples: they will happen again."""
-        latest = {"eval_finished": evaluated_step, "sample_finished": sampled_step}
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            path = self.path / name
-            with contextlib.suppress(FileNotFoundError):
-                lines = path.read_bytes().splitlines(keepends=True)
-                kept = [line for line in lines if _is_kept(line, step, latest)]
-                if len(kept) < len(lines):
-                    replace_file(path, kept)
+        Lines that cannot be written are kept in memory and come first the next time: training is worth more.
+        """
+        if isinstance(event, TokenGenerated):
+            return None
+        record = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in as_record(event).items()
+        }
+        line = json.dumps(record, allow_nan=False) + "\n"
+        problems = [self._journals["metrics.jsonl"].append(line)]
+        if isinstance(event, SampleFinished):
+            problems.append(self._journals["samples.jsonl"].append(line))
+        return next((problem for problem in problems if problem is not None), None)
+
+    def log(self, text: str) -> None:
+        """Append a line with the time of day to the log; nobody misses what cannot be written."""
+        self._journals["log.txt"].append(
+            f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(text.split())}\n"
+        )
+
+    def journal_sizes(self) -> dict[str, int]:
+        """How much of the events there is now: to be kept with a checkpoint and given to `cut_back`."""
+        return {name: self._journals[name].size for name in JOURNALS[:2]}
+
+    def cut_back(self, sizes: Mapping[str, object]) -> None:
+        """Forget the events after a checkpoint: they will happen again."""
+        for name in JOURNALS[:2]:
+            size = sizes.get(name)
+            if isinstance(size, int) and size >= 0:
+                self._journals[name].cut(size)
 
     def close(self) -> None:
-        """Let go of the lock."""
-        for file in self._files.values():
+        """Let go of the lock; a folder in which nothing has been saved yet disappears."""
+        for journal in self._journals.values():
+            journal.close()
+        if self._created and not (self.last.exists() or (self.path / SETTINGS).exists()):
             with contextlib.suppress(OSError):
-                file.close()
+                for name in (*JOURNALS, "lock"):
+                    (self.path / name).unlink(missing_ok=True)
+                self.path.rmdir()
         os.close(self._lock)
 
-    def _append(self, name: str, line: str) -> None:
-        if name not in self._files:
-            self._files[name] = (self.path / name).open("a", encoding="utf-8", buffering=1)
-        self._files[name].write(line)
+
+class Journal:
+    """A file that lines are appended to. After a failure it ends with a whole line, and nothing is lost."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self._backlog = bytearray()
+        self.size = 0  # bytes of whole lines
+        with contextlib.suppress(OSError):
+            self.size = path.stat().st_size
+
+    def append(self, line: str) -> str | None:
+        """Write a line and those that are still to be written; what goes wrong, in words."""
+        if len(self._backlog) < LARGEST_BACKLOG:
+            self._backlog += line.encode("utf-8", "replace")
+        try:
+            if self._fd is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                self._fd = os.open(self._path, flags, 0o666)
+            try:
+                written = 0
+                while written < len(self._backlog):
+                    written += os.write(self._fd, self._backlog[written:])
+            except OSError:
+                os.ftruncate(self._fd, self.size)
+                raise
+        except OSError as problem:
+            self.close()
+            return f"{self._path}: cannot be written: {reason(problem)}"
+        self.size += len(self._backlog)
+        self._backlog.clear()
+        return None
+
+    def cut(self, size: int) -> None:
+        """Keep the first `size` bytes, and of those only whole lines."""
+        self.close()
+        self._backlog.clear()
+        with contextlib.suppress(FileNotFoundError), self._path.open("r+b") as file:
+            file.truncate(min(size, file.seek(0, os.SEEK_END)))
+            file.truncate(_end_of_last_line(file))
+        self.size = self._path.stat().st_size if self._path.exists() else 0
+
+    def close(self) -> None:
+        """Let go of the file until the next line."""
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+            self._fd = None
 
 
 def directory_of(out: str | Path) -> Path:
@@ -121,36 +197,75 @@ def directory_of(out: str | Path) -> Path:
 
 def read_settings(out: str | Path) -> dict[str, object]:
     """What the run of `out` was started with; UsageError when there is none, DataError when it is damaged."""
-    path = directory_of(out) / "settings.json"
+    path = directory_of(out) / SETTINGS
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_SETTINGS + 1)
+        return _read_json(path)
     except FileNotFoundError:
         raise UsageError(f"{out}: has no run to go on with: there is no {path}") from None
     except OSError as problem:
         raise DataError(f"{path}: cannot be read: {reason(problem)}") from problem
+    except ValueError:
+        raise DataError(f"{path}: is damaged: start again with --force") from None
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    """The table in a JSON file; ValueError for anything else, or far too much."""
+    with path.open("rb") as file:
+        data = file.read(LARGEST_SETTINGS + 1)
     try:
-        record = json.loads(data)
-    except (ValueError, RecursionError):
+        record = json.loads(data) if len(data) <= LARGEST_SETTINGS else None
+    except RecursionError:
         record = None
-    if len(data) > LARGEST_SETTINGS or not isinstance(record, dict):
-        raise DataError(f"{path}: is damaged: start again with --force")
+    if not isinstance(record, dict):
+        raise ValueError("no table")
     return record
 
 
-def _line(event: Event) -> str:
-    """An event as a line of JSON; a number that is not finite becomes null."""
-    record = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in as_record(event).items()
-    }
-    return json.dumps(record, allow_nan=False) + "\n"
+def _lock(directory: Path) -> int:
+    """The locked file in a directory, which is made if need be, with the number of this process in it."""
+    path = directory / "lock"
+    while True:
+        try:
+            directory.mkdir(exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:
+            if not directory.parent.is_dir():
+                raise
+            continue  # a process that ended has just removed the directory
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_same_file(fd, path):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+                return fd
+        except BlockingIOError:
+            holder = os.read(fd, 20).decode("ascii", "replace").strip()
+            os.close(fd)
+            holder = f"process {holder}" if holder.isdigit() else "another process"
+            raise BusyError(
+                f"{directory}: {holder} is training here: wait for it, stop it, or choose another OUT"
+            ) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # the same, between opening and locking
 
 
-def _is_kept(line: bytes, step: int, latest: Mapping[str, int]) -> bool:
-    """Whether a line is whole and of a step that is not made again."""
+def _is_same_file(fd: int, path: Path) -> bool:
     try:
-        record = json.loads(line)
-        return line.endswith(b"\n") and record.get("step", 0) <= latest.get(record["event"], step)
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
         return False
+
+
+def _end_of_last_line(file) -> int:  # type: ignore[no-untyped-def]
+    """Where the last whole line of an open file ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 2**16)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

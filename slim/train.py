@@ -2,8 +2,8 @@
 
     for each step:  gradients of the loss over `accumulate` batches  ->  norm  ->  clip, AdamW  ->  StepFinished
 
-A batch is a function of the seed and its number, the learning rate one of the step, so what has to be kept to go on is
-in `TrainingState` and in the arrays of parameters and moments.
+A batch is a function of the seed and its number, the learning rate one of the step. So what has to be kept to go on is
+`TrainingState`, the weights and the two moments.
 """
 
 from __future__ import annotations
@@ -11,101 +11,147 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from slim.config import TrainConfig
 from slim.data import TokenData, batch, steps_per_epoch
 from slim.events import StepFinished, StepSkipped
-from slim.model import Model, Workspace
+from slim.model import Model
 from slim.optim import AdamW, learning_rate
 from slim.parameters import Parameters
 
 SMOOTHING = 0.98  # of the smoothed loss: an average over about the last 50 steps
-SPIKE_DEVIATIONS = 6.0  # a loss this many standard deviations above the smoothed one
-SPIKE_AFTER = 100  # steps: before, the loss falls too fast for a mean
+SPIKE_DEVIATIONS = 6.0  # above the smoothed loss
+SPIKE_NATS = 0.6  # at least: once a small text is known by heart, its loss hardly deviates at all
+SPIKE_AFTER = 100  # updates: before, the loss falls too fast for a mean
 BAD_STEPS = 3  # in a row that are not finite
 SPIKES = 2  # in a row
-_SPEED_STEPS = 20  # that tokens per second and the remaining time are averaged over
+SPEED_STEPS = 20  # that the speed is averaged over
 
 
 class UnstableError(Exception):
-    """Training went wrong in a way that more steps will not mend; the message says how."""
+    """Training went wrong in a way that more steps do not mend; the message says how."""
 
 
 @dataclass(slots=True)
 class TrainingState:
-    """Where a run is, but for the arrays: numbers that JSON can hold."""
+    """Where a run is, apart from the arrays: numbers that JSON can hold."""
 
-    step: int = 0  # updates done, skipped ones too
-    first_batch: int = 0  # added to batch numbers: batches left out after a rollback
+    step: int = 0  # steps done, skipped ones too
+    updates: int = 0  # of the optimizer
+    first_batch: int = 0  # batches left out after a rollback
     rate_factor: float = 1.0  # on the learning rate, halved by a rollback
     smoothed_loss: float | None = None
     loss_variance: float = 0.0
-    bad_steps: int = 0
-    spikes: int = 0
-    updates: int = 0  # of AdamW, for its bias correction
+    bad_steps: int = 0  # in a row
+    spikes: int = 0  # in a row
     tokens_seen: int = 0
-    elapsed_seconds: float = 0.0
+    elapsed_seconds: float = 0.0  # of all sessions
 
     def as_dict(self) -> dict[str, object]:
         return dataclasses.asdict(self)
 
 
-def train(
-    model: Model,
-    optimizer: AdamW,
-    data: TokenData,
-    config: TrainConfig,
-    state: TrainingState,
-    total_steps: int,
-    workspace: Workspace,
-) -> Iterator[StepFinished | StepSkipped]:
-    """Make updates from `state.step` to `total_steps`; `state` is up to date at every event.
+class Trainer:
+    """A model in training: all that updates read and change, allocated once."""
 
-    An update whose loss or gradient is not finite is skipped. Raises UnstableError after BAD_STEPS of them in a row, or
-    SPIKES losses in a row far above the smoothed one.
-    """
-    B, T, accumulate = workspace.B, workspace.T, config.accumulate
-    gradients = Parameters(model.config)
-    optimizer.step_count = state.updates
-    tokens_per_step = B * T * accumulate
-    epoch_steps = steps_per_epoch(data.train.size, B, T) / accumulate
-    recent: list[float] = []
-    while state.step < total_steps:
-        started = time.perf_counter()
+    def __init__(self, model: Model, data: TokenData, config: TrainConfig, B: int, T: int) -> None:
+        self.model = model
+        self.data = data
+        self.config = config
+        self.optimizer = AdamW(model.parameters, config)
+        self.gradients = Parameters(model.config)
+        self.workspace = model.workspace(B, T, train=True)
+        self.state = TrainingState()
+        self.start_clock()
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.workspace.B * self.workspace.T * self.config.accumulate
+
+    @property
+    def steps_per_epoch(self) -> float:
+        w = self.workspace
+        return steps_per_epoch(self.data.train.size, w.B, w.T) / self.config.accumulate
+
+    def start_clock(self, began: float | None = None) -> None:
+        """Count `elapsed_seconds` on from now, or from a time of the monotonic clock."""
+        now = time.monotonic() if began is None else began
+        self._zero = now - self.state.elapsed_seconds
+
+    def read_clock(self) -> float:
+        """Seconds of the whole run, those before a resume too."""
+        self.state.elapsed_seconds = time.monotonic() - self._zero
+        return self.state.elapsed_seconds
+
+    def compute_gradients(self, step: int) -> tuple[float, float]:
+        """Loss (nats per token) and gradient norm of the batches of a step, counted from 0."""
+        w, accumulate = self.workspace, self.config.accumulate
         loss = 0.0
         for part in range(accumulate):
-            number = state.first_batch + state.step * accumulate + part
-            tokens, targets = batch(data, config.seed, number, B, T)
-            loss += (
-                model.loss_and_gradients(workspace, tokens, targets, gradients, 1.0 / accumulate)
-                / accumulate
-            )
-        norm = optimizer.gradient_norm(gradients)
+            number = self.state.first_batch + step * accumulate + part
+            tokens, targets = batch(self.data, self.config.seed, number, w.B, w.T)
+            share = 1.0 / accumulate
+            loss += share * self.model.loss_and_gradients(w, tokens, targets, self.gradients, share)
+        return loss, self.optimizer.gradient_norm(self.gradients)
+
+    def apply_gradients(self, rate: float, norm: float) -> None:
+        """Update the weights and their packed copies; gradients become zero."""
+        self.optimizer.step(self.gradients, rate, norm)
+        self.model.pack()
+
+    def rehearse(self) -> float:
+        """Seconds of a step that changes nothing: only before the first one, as it clears the moments."""
+        began = time.perf_counter()
+        self.compute_gradients(0)
+        self.apply_gradients(0.0, 1.0)
+        seconds = time.perf_counter() - began
+        self.optimizer.m.flat.fill(0.0)
+        self.optimizer.v.flat.fill(0.0)
+        self.optimizer.step_count = 0
+        return seconds
+
+
+def train(trainer: Trainer, total_steps: int) -> Iterator[StepFinished | StepSkipped]:
+    """Make steps from `trainer.state.step` to `total_steps`; the state is up to date at every event.
+
+    A step whose loss or gradient is not finite is skipped. Raises UnstableError after BAD_STEPS of them in a row, or
+    SPIKES losses in a row far above the smoothed one: the weights should go back to an earlier state then.
+    """
+    state, config = trainer.state, trainer.config
+    steps_per_epoch = trainer.steps_per_epoch
+    trainer.optimizer.step_count = state.updates
+    recent: deque[float] = deque(maxlen=SPEED_STEPS)
+    began, first_step, in_steps = time.monotonic(), state.step, 0.0
+    while state.step < total_steps:
+        step_began = time.monotonic()
+        loss, norm = trainer.compute_gradients(state.step)
         state.step += 1
-        state.tokens_seen += tokens_per_step
+        state.tokens_seen += trainer.tokens_per_step
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            gradients.flat.fill(0.0)
-            state.elapsed_seconds += time.perf_counter() - started
+            trainer.gradients.flat.fill(0.0)
             state.bad_steps += 1
-            what = "loss" if not math.isfinite(loss) else "gradient"
-            yield StepSkipped(state.step, f"its {what} is not finite")
+            trainer.read_clock()
+            what = "gradient" if math.isfinite(loss) else "loss"
+            yield StepSkipped(state.step, f"the {what} is not finite")
             if state.bad_steps >= BAD_STEPS:
-                raise UnstableError(
-                    f"{BAD_STEPS} steps in a row had a loss or gradient that is not finite"
-                )
+                raise UnstableError(f"{BAD_STEPS} steps in a row had no finite loss and gradient")
             continue
         rate = learning_rate(config, state.step, total_steps) * state.rate_factor
-        optimizer.step(gradients, rate, norm)
-        model.pack()
-        state.updates = optimizer.step_count
+        trainer.apply_gradients(rate, norm)
+        state.updates = trainer.optimizer.step_count
         state.bad_steps = 0
-        spiked = _follow(state, loss)
-        seconds = time.perf_counter() - started
-        state.elapsed_seconds += seconds
-        recent = [*recent[-_SPEED_STEPS + 1 :], seconds]
-        mean = sum(recent) / len(recent)
+        state.spikes = state.spikes + 1 if _is_spike(state, loss) else 0
+        if state.spikes == 0 or state.smoothed_loss is None:
+            _follow(state, loss)
+        seconds = time.monotonic() - step_began
+        recent.append(seconds)
+        in_steps += seconds
+        per_step = sum(recent) / len(recent)
+        # What lies between steps (validation, samples, saves) will go on to take its share.
+        between = (time.monotonic() - began - in_steps) / (state.step - first_step)
         assert state.smoothed_loss is not None
         yield StepFinished(
             step=state.step,
@@ -114,30 +160,33 @@ def train(
             grad_norm=norm,
             learning_rate=rate,
             tokens_seen=state.tokens_seen,
-            epoch=state.step / epoch_steps,
-            tokens_per_second=tokens_per_step / mean,
-            elapsed_seconds=state.elapsed_seconds,
-            eta_seconds=mean * (total_steps - state.step),
+            epoch=state.step / steps_per_epoch,
+            tokens_per_second=trainer.tokens_per_step / per_step,
+            elapsed_seconds=trainer.read_clock(),
+            eta_seconds=(per_step + between) * (total_steps - state.step),
         )
-        state.spikes = state.spikes + 1 if spiked else 0
         if state.spikes >= SPIKES:
             raise UnstableError(
-                f"{SPIKES} losses in a row lay more than {SPIKE_DEVIATIONS:g} standard deviations above the others"
+                f"{SPIKES} losses in a row lay more than {SPIKE_DEVIATIONS:g} standard deviations "
+                f"above the others"
             )
 
 
-def _follow(state: TrainingState, loss: float) -> bool:
-    """Take a loss into the smoothed one and its variance; whether it lies far above them."""
+def _is_spike(state: TrainingState, loss: float) -> bool:
+    """Whether a loss lies far above the smoothed one."""
+    if state.smoothed_loss is None or state.updates <= SPIKE_AFTER:
+        return False
+    far = max(SPIKE_DEVIATIONS * math.sqrt(state.loss_variance), SPIKE_NATS)
+    return loss - state.smoothed_loss > far
+
+
+def _follow(state: TrainingState, loss: float) -> None:
+    """Take a loss into the smoothed one and its variance."""
     if state.smoothed_loss is None:
         state.smoothed_loss = loss
-        return False
-    # Averages over all steps at first: the first loss is the largest and should not weigh for fifty steps.
+        return
+    # A plain average at first: the first loss is the largest and should not weigh for fifty steps.
     keep = min(SMOOTHING, 1.0 - 1.0 / (state.updates + 1))
     away = loss - state.smoothed_loss
-    spiked = (
-        state.updates > SPIKE_AFTER
-        and away > SPIKE_DEVIATIONS * math.sqrt(state.loss_variance) > 0.0
-    )
     state.smoothed_loss += (1.0 - keep) * away
     state.loss_variance = keep * (state.loss_variance + (1.0 - keep) * away * away)
-    return spiked

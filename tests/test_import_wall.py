@@ -24,6 +24,7 @@ FLOORS = [
     {"tui"},
     {"bench"},
     {"run"},
+    {"training_run", "run_checkpoint", "plan"},
     {"train", "generate", "chat"},
     {"evaluate", "calibrate", "formats", "model_file"},
     {"model", "parameters", "optim", "data", "corpus", "kv_cache", "decoding"},

@@ -19,7 +19,6 @@ class StopRequest:
 
     def __init__(self, on_first: Callable[[int], None] | None = None) -> None:
         self.signal: int | None = None
-        self._closed_output = False
         self._on_first = on_first
         self._before: dict[int, object] = {}
 
@@ -40,12 +39,8 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def requested(self) -> bool:
-        """Whether training should end after this step."""
-        return self.signal is not None or self._closed_output
-
-    def output_closed(self) -> None:
-        """Nobody reads our stdout any more: ends the training like a signal does."""
-        self._closed_output = True
+        """Whether what is going on should come to an orderly end."""
+        return self.signal is not None
 
     @property
     def exit_code(self) -> int:

@@ -118,11 +118,10 @@ def optional_count(name: str, text: str | None, smallest: int) -> int | None:
 
 
 def run_request(args: argparse.Namespace, request: Request) -> int:
-    """Start the run that was asked for, or go on with it (`--resume`), and say how it ended; the exit code."""
-    if args.resume:
-        return resume_out(args, None)
-    title = f"slim {request.command} {request.data} -> {request.out}"
-    code, finished = drive_request(args, replace(request, force=args.force), title)
+    """Start the run that is asked for, or go on with it (`--resume`), and say how it ended; the exit code."""
+    request = replace(request, force=args.force, resume=args.resume)
+    title = f"slim {request.command} {request.data} → {request.out}"
+    code, finished = drive_request(args, request, title)
     _say_farewell(args, finished, request.out)
     return code
 
@@ -145,8 +144,6 @@ def drive_request(
 
 def resume_out(args: argparse.Namespace, threads: int | None) -> int:
     """Go on with the run of args.out and say how it ended; the exit code."""
-    if threads is None:
-        threads = optional_count("--threads", getattr(args, "threads", None), smallest=1)
 
     def events(control: RunControl) -> Iterator[Event]:
         from slim.run import resume
@@ -172,19 +169,24 @@ def farewell(finished: TrainFinished, out: str) -> list[str]:
     """What a run leaves, and the next command."""
     from slim.cli.display import duration
 
-    quoted = shlex.quote(out)
+    name = shlex.quote(out)
     best = ""
     if finished.best_step is not None:
-        best = f" (best at step {finished.best_step}: {finished.best_bits_per_byte:.3f} bits/byte)"
-    if finished.reason == "interrupted":
+        best = f": {finished.best_bits_per_byte:.3f} bits/byte at step {finished.best_step:,}"
+    if finished.reason != "interrupted":
+        time = duration(finished.elapsed_seconds)
+        early = ", as the held-out text gained no more" if finished.reason == "early_stop" else ""
         return [
-            f"stopped after step {finished.step}, saved in {out}.run/; {out} holds the best so far{best}",
-            f"go on with: slim resume {quoted}",
+            f"done after {finished.step:,} steps in {time}{early}",
+            f"{out} holds the best model{best}",
+            f"try: slim generate {name}",
         ]
-    why = "the held-out text no longer gained, " if finished.reason == "early_stop" else ""
+    if finished.step == 0:
+        return ["stopped before the first step: nothing was made"]
     return [
-        f"done: {why}{finished.step} steps in {duration(finished.elapsed_seconds)}; {out} is ready{best}",
-        f'try: slim generate {quoted} "Once upon a time" 100',
+        f"stopped after step {finished.step:,}, and saved in {out}.run/",
+        f"{out} holds the best model so far{best}",
+        f"go on with: slim resume {name}",
     ]
 
 
@@ -207,24 +209,27 @@ def drive(
     finished: TrainFinished | None = None
     announced = False
     control = RunControl()
+
+    def stop_run(_: int) -> None:
+        control.stop = True
+
     try:
-        with StopRequest() as stop:
+        with StopRequest(stop_run) as stop:
             from slim.compute import stream
 
             for event in stream(start(control)):
-                control.stop = stop.requested()
                 if isinstance(event, TrainFinished):
                     finished = event
                 if observe is not None:
                     observe(event)
                 try:
-                    if stop.requested() and not announced:
+                    if stop.signal is not None and not announced:
                         announced = True
                         display.stopping()
                     display.show(event)
                 except BrokenPipeError:
                     if args.json:
-                        stop.output_closed()
+                        control.stop = True
                     display = SilentDisplay()
                 except OSError:  # the terminal is gone (SIGHUP), or the log's disk is full
                     display = SilentDisplay()

@@ -1,0 +1,404 @@
+"""A training run from its first step to its last: updates, and between them saves, validation and samples.
+
+Order matters. What is needed to go on is saved before anything else is done at a step, and a validation or a sample
+that is cut short counts as not made: a process that is killed in the middle of one makes it again, and no step is lost
+or made twice. What follows from the clock (when to save) does not touch what is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from slim import checkpoint, recipe
+from slim.calibrate import Calibration, calibrate
+from slim.config import GenerateConfig
+from slim.data import TokenData
+from slim.errors import DivergedError, SaveError
+from slim.evaluate import Evaluation, evaluate
+from slim.events import (
+    CheckpointSaved,
+    EvalFinished,
+    Event,
+    GenerateFinished,
+    Note,
+    RunStarted,
+    SampleFinished,
+    SampleStarted,
+    TokenGenerated,
+    TrainFinished,
+)
+from slim.generate import generate
+from slim.model_file import model_metadata
+from slim.plan import Plan
+from slim.request import RunControl
+from slim.run_checkpoint import (
+    Standing,
+    history_entry,
+    publish,
+    read_best,
+    read_last,
+    write_best,
+    write_last,
+)
+from slim.run_directory import RunDirectory
+from slim.tokenizer import Tokenizer
+from slim.train import Trainer, UnstableError, train
+
+SILENT_SECONDS = 0.5  # of an evaluation or a calibration, before its progress is told
+PROMPT_TOKENS = 64  # of a document, among which the words of a prompt are looked for
+
+
+class TrainingRun:
+    """Everything that a run holds while it goes; `events` makes it go."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        directory: RunDirectory,
+        control: RunControl,
+        trainer: Trainer,
+        tokenizer: Tokenizer,
+        history: Sequence[dict[str, object]],
+        standing: Standing | None = None,
+    ) -> None:
+        """history: what the base's file remembers   standing: of a run that goes on"""
+        self.plan = plan
+        self.directory = directory
+        self.control = control
+        self.trainer = trainer
+        self.tokenizer = tokenizer
+        self.history = history
+        self.resumed = standing is not None
+        self.standing = Standing(training=trainer.state) if standing is None else standing
+        trainer.state = self.standing.training
+        self.held_out = held_out_part(trainer.data, tokenizer, plan.validation_tokens)
+        self.prompts = plan.config.sample_prompts or first_words(trainer.data, tokenizer)
+        self._failures: dict[str, int] = {}  # saves in a row that failed, by kind
+        self._journal_works = True
+        self._saved_at = time.monotonic()
+        self._save_seconds = 0.0  # that the last save of everything took
+
+    @property
+    def step(self) -> int:
+        return self.standing.training.step
+
+    def events(self, memory_bytes: int, threads: int) -> Iterator[Event]:
+        """The whole run, from RunStarted to TrainFinished. DivergedError; SaveError after several in a row."""
+        trainer, data = self.trainer, self.trainer.data
+        self.control.model, self.control.tokenizer = trainer.model, self.tokenizer
+        yield from self._record(
+            RunStarted(
+                step=self.step,
+                total_steps=self.plan.total_steps,
+                tokens_per_step=trainer.tokens_per_step,
+                n_parameters=trainer.model.config.n_parameters,
+                train_tokens=data.train.size,
+                validation_tokens=data.n_validation_tokens,
+                bytes_per_token=data.bytes_per_token,
+                threads=threads,
+                memory_bytes=memory_bytes,
+                resumed=self.resumed,
+            )
+        )
+        if not self.held_out[0]:
+            yield from self._note(
+                "no text is held out, so nothing is validated: OUT holds the latest weights, not the best",
+                "warning",
+            )
+        if not self.resumed:
+            yield from self.save_last()
+        reason = yield from self._steps()
+        yield from self.save_last()
+        if reason == "interrupted":
+            if self.standing.best_step is None and self.step > 0:
+                yield from self._save_best()
+        else:
+            yield from self._finish()
+        standing = self.standing
+        finished = TrainFinished(
+            reason=reason,
+            step=self.step,
+            best_loss=standing.best_loss,
+            best_bits_per_byte=standing.best_bits_per_byte,
+            best_step=standing.best_step if standing.best_loss is not None else None,
+            elapsed_seconds=trainer.read_clock(),
+        )
+        if reason != "interrupted":
+            self.directory.write_result(finished)
+        yield from self._record(finished)
+
+    # ---- between saves -------------------------------------------------------------------------------------------
+
+    def _steps(self) -> Generator[Event, None, str]:
+        """Updates with everything between them; the reason for the end."""
+        plan, standing, control = self.plan, self.standing, self.control
+        updates = train(self.trainer, plan.total_steps)
+        while True:
+            evaluation_due = self.step > standing.evaluated_step and self._is_due(
+                plan.config.eval_every
+            )
+            sample_due = self.step > standing.sampled_step and self._is_due(
+                plan.config.sample_every
+            )
+            if (evaluation_due or sample_due) and self._is_save_due():
+                yield from self.save_last()
+            if evaluation_due and not control.stop:
+                yield from self._evaluate()
+            if 0 < plan.config.patience <= standing.worse_evaluations:
+                return "early_stop"
+            if sample_due and not control.stop:
+                yield from self._sample()
+            if self.step >= plan.total_steps and standing.evaluated_step >= plan.total_steps:
+                return "finished"
+            if control.stop:
+                return "interrupted"
+            try:
+                event = next(updates)
+            except UnstableError as problem:
+                yield from self._roll_back(str(problem))
+                updates = train(self.trainer, plan.total_steps)
+                continue
+            yield from self._record(event)
+            if control.save_now or self._is_overdue():
+                control.save_now = False
+                yield from self.save_last()
+
+    def _is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step >= self.plan.total_steps
+
+    def _evaluate(self) -> Iterator[Event]:
+        """Validate; better weights become `best` and OUT."""
+        standing = self.standing
+        documents, n_bytes = self.held_out
+        if not documents:
+            standing.evaluated_step = self.step
+            yield from self._save_best()
+            return
+        began = time.monotonic()
+        result: Evaluation | None = None
+        steps = evaluate(self.trainer.model, documents, n_bytes, self.tokenizer.eos_id)
+        while result is None:
+            try:
+                progress = next(steps)
+            except StopIteration as stop:
+                result = stop.value
+                break
+            if time.monotonic() - began > SILENT_SECONDS:
+                yield progress
+            if self.control.stop:
+                return
+        standing.evaluated_step = self.step
+        better = standing.best_loss is None or result.nats_per_token < standing.best_loss
+        standing.worse_evaluations = 0 if better else standing.worse_evaluations + 1
+        yield from self._record(
+            EvalFinished(
+                step=self.step,
+                loss=result.nats_per_token,
+                bits_per_byte=result.bits_per_byte,
+                best=better,
+                elapsed_seconds=self.trainer.read_clock(),
+            )
+        )
+        if better:
+            standing.rollbacks = 0
+            yield from self._save_best(result)
+
+    def _sample(self) -> Iterator[Event]:
+        """Let the model write from the fixed prompts, token by token."""
+        model, config = self.trainer.model, self.plan.config
+        for number, prompt in enumerate(self.prompts if config.sample_tokens > 0 else ()):
+            room = model.config.max_seq_len - 1 - self.tokenizer.encode(prompt).size
+            if room < 1:
+                continue
+            yield SampleStarted(self.step, number, prompt)
+            sampler = GenerateConfig(max_tokens=min(config.sample_tokens, room), seed=config.seed)
+            finished: GenerateFinished | None = None
+            for event in generate(model, self.tokenizer, prompt, sampler):
+                if isinstance(event, TokenGenerated):
+                    yield dataclasses.replace(event, sample=number)
+                elif isinstance(event, GenerateFinished):
+                    finished = event
+                if self.control.stop:
+                    return
+            assert finished is not None
+            yield from self._record(
+                SampleFinished(self.step, number, prompt, finished.text, finished.typical_p)
+            )
+        self.standing.sampled_step = self.step
+
+    def _roll_back(self, problem: str) -> Iterator[Event]:
+        """To the last save, past the batches since, at a lower rate; DivergedError when that has not helped before."""
+        standing, reached = self.standing, dataclasses.replace(self.standing.training)
+        rollbacks = standing.rollbacks + 1
+        if rollbacks > recipe.ROLLBACKS:
+            raise DivergedError(
+                f"training diverged: {problem}, and going back {recipe.ROLLBACKS} times did not help; "
+                f"try a lower learning rate, such as --set learning_rate={self.plan.config.learning_rate / 4:g}"
+            )
+        with checkpoint.ModelFile(self.directory.last) as file:
+            restored = read_last(file, self.trainer.optimizer, self.plan.total_steps)
+        restored.rollbacks = rollbacks
+        training = restored.training
+        left_out = (reached.step - training.step) * self.plan.config.accumulate
+        training.first_batch = reached.first_batch + left_out
+        training.rate_factor = reached.rate_factor * recipe.RATE_AFTER_ROLLBACK
+        training.bad_steps = training.spikes = 0
+        # What has been reached since stays true: the best weights are on the disk.
+        if standing.best_loss is not None:
+            restored.best_loss, restored.best_step = standing.best_loss, standing.best_step
+            restored.best_bits_per_byte = standing.best_bits_per_byte
+        training.elapsed_seconds = reached.elapsed_seconds
+        self.standing = restored
+        self.trainer.state = training
+        self.trainer.gradients.flat.fill(0.0)
+        self.trainer.model.pack()
+        yield from self._note(
+            f"{problem}: back to step {training.step}, past the {left_out} batches since, "
+            f"and {training.rate_factor:g} times the learning rate from here",
+            "warning",
+        )
+        yield from self.save_last()
+
+    def _finish(self) -> Iterator[Event]:
+        """The best weights, calibrated, become the result."""
+        standing, model = self.standing, self.trainer.model
+        if standing.best_step not in (None, self.step):
+            read_best(self.directory.best, model.parameters)
+            model.pack()
+        began = time.monotonic()
+        calibration: Calibration | None = None
+        seconds = recipe.calibration_seconds(self.trainer.read_clock())
+        for event in calibrate(model, self.tokenizer, seconds=seconds, seed=self.plan.config.seed):
+            if isinstance(event, Calibration):
+                calibration = event
+            elif self.control.stop:
+                break
+            elif time.monotonic() - began > SILENT_SECONDS:
+                yield event
+        yield from self._save_best(calibration=calibration)
+
+    # ---- files ---------------------------------------------------------------------------------------------------
+
+    def save_last(self) -> Iterator[Event]:
+        """Save everything that is needed to go on, unless the weights may be bad: then the older save is the better."""
+        training = self.standing.training
+        if training.bad_steps > 0 or training.spikes > 0:
+            return
+        self.trainer.read_clock()
+        self.standing.journal_sizes = self.directory.journal_sizes()
+        path, began = self.directory.last, time.monotonic()
+        try:
+            size = write_last(path, self.trainer.optimizer, self._metadata(), self.standing)
+        except SaveError as problem:
+            yield from self._failed("last", problem)
+        else:
+            self._failures["last"] = 0
+            yield from self._record(CheckpointSaved(self.step, str(path), "last", size))
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - began
+
+    def _save_best(
+        self, result: Evaluation | None = None, calibration: Calibration | None = None
+    ) -> Iterator[Event]:
+        """Save the weights as the best ones, and make OUT a copy of them.
+
+        result: the evaluation that says so; it only counts once they are saved
+        """
+        standing, before = self.standing, dataclasses.replace(self.standing)
+        if result is not None:
+            standing.best_loss, standing.best_step = result.nats_per_token, self.step
+            standing.best_bits_per_byte = result.bits_per_byte
+        elif standing.best_loss is None:
+            standing.best_step = self.step
+        best, out = self.directory.best, Path(self.plan.request.out)
+        try:
+            size = write_best(best, self.trainer.model.parameters, self._metadata(calibration))
+        except SaveError as problem:
+            standing.best_loss, standing.best_step = before.best_loss, before.best_step
+            standing.best_bits_per_byte = before.best_bits_per_byte
+            yield from self._failed("best", problem)
+            return
+        self._failures["best"] = 0
+        yield from self._record(CheckpointSaved(self.step, str(best), "best", size))
+        try:
+            size = publish(best, out)
+        except SaveError as problem:
+            yield from self._failed("out", problem)
+            return
+        self._failures["out"] = 0
+        yield from self._record(CheckpointSaved(self.step, str(out), "out", size))
+
+    def _failed(self, kind: str, problem: SaveError) -> Iterator[Event]:
+        """Show a save that failed; several in a row of the same file end the run."""
+        self._failures[kind] = self._failures.get(kind, 0) + 1
+        if self._failures[kind] >= recipe.FAILED_SAVES:
+            raise problem
+        yield from self._note(f"{problem}; what was saved before is whole", "warning")
+
+    def _is_save_due(self) -> bool:
+        """Whether saving now keeps saves a small part of the time."""
+        pause = max(recipe.SAVE_SECONDS, self._save_seconds / recipe.SAVE_SHARE)
+        return time.monotonic() - self._saved_at >= pause
+
+    def _is_overdue(self) -> bool:
+        """Whether the next evaluation is not worth waiting for."""
+        pause = max(recipe.SAVE_SECONDS, self._save_seconds / recipe.SAVE_SHARE)
+        return time.monotonic() - self._saved_at >= 2.0 * pause
+
+    def _metadata(self, calibration: Calibration | None = None) -> dict[str, object]:
+        request = self.plan.request
+        run = {
+            "command": request.command,
+            "data": Path(request.data).name,
+            "corpus_sha256": self.plan.corpus_digest,
+        }
+        entry = history_entry(run, self.standing, self.trainer.model.precision)
+        return model_metadata(
+            self.trainer.model.config,
+            self.tokenizer,
+            [*self.history, entry],
+            calibration.as_dict() if calibration is not None else None,
+        )
+
+    def _record(self, event: Event) -> Iterator[Event]:
+        """The event, once it is in the journal; a journal that begins to fail is spoken of once."""
+        problem = self.directory.record(event)
+        if isinstance(event, Note):
+            self.directory.log(event.text)
+        elif isinstance(event, (RunStarted, TrainFinished)):
+            self.directory.log(repr(event))
+        yield event
+        if problem is not None and self._journal_works:
+            yield Note(f"{problem}; it is tried again", "warning")
+        self._journal_works = problem is None
+
+    def _note(self, text: str, level: str = "info") -> Iterator[Event]:
+        yield from self._record(Note(text, level))
+
+
+def held_out_part(
+    data: TokenData, tokenizer: Tokenizer, n_tokens: int
+) -> tuple[list[np.ndarray], int]:
+    """Held-out documents, at most n_tokens of them together, and the bytes of their text: evenly taken from all."""
+    documents = list(zip(data.validation, data.validation_bytes, strict=True))
+    stride = max(1, data.n_validation_tokens // max(1, n_tokens))
+    chosen, n_bytes, left = [], 0, n_tokens
+    for ids, size in documents[::stride]:
+        part = ids[:left]
+        if part.size:
+            chosen.append(part)
+            n_bytes += size if part.size == ids.size else len(tokenizer.decode_bytes(part))
+            left -= part.size
+    return chosen, n_bytes
+
+
+def first_words(data: TokenData, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """A prompt of some words that a held-out document begins with, else a known one."""
+    ids = data.validation[0] if data.validation else data.train[1:]
+    words = tokenizer.decode(ids[:PROMPT_TOKENS]).split()
+    return (" ".join(words[: recipe.PROMPT_WORDS]),)
