@@ -537,11 +537,11 @@ def test_generation_work_shows_the_logits_of_every_position(tmp_path: Path) -> N
 
 def test_the_profile_accounts_for_the_whole_step() -> None:
     from slim.bench.step_profile import profile_step
-    from slim.bench.work import make_model, updates
+    from slim.bench.work import make_model, make_trainer, updates
 
     model = make_model(TINY, "", "fp32")
     before = dict(vars(sys.modules["slim.model"]))
-    steps = updates(model, model.workspace(2, 8, train=True), np.arange(50, dtype=np.int32))
+    steps = updates(make_trainer(model, 2, 8, np.arange(50, dtype=np.int32)))
     parts = list(profile_step(lambda: next(steps), "fp32", steps=2, clock=ticks()))
     assert vars(sys.modules["slim.model"]) == before  # the kernels are back in their places
     *kernels, between = parts

@@ -27,10 +27,9 @@ from slim.config import ModelConfig, TrainConfig
 from slim.data import TokenData
 from slim.errors import SlimError
 from slim.events import StepSkipped
-from slim.model import Model, Workspace
-from slim.optim import AdamW
+from slim.model import Model
 from slim.parameters import Parameters
-from slim.train import TrainingState, train
+from slim.train import Trainer, train
 
 LEARNING_RATE = 1e-5
 ENDLESS = 2**40  # updates
@@ -56,14 +55,13 @@ class TrainingWork:
         tokens = np.fromfile(job.tokens, np.int32)
         first = tokens.reshape(job.batches, job.batch, job.length + 1)[0]
         self.model = make_model(job.model, job.weights, job.mode)
-        workspace = self.model.workspace(job.batch, job.length, train=True)
-        gradients = Parameters(job.model)
+        trainer = make_trainer(self.model, job.batch, job.length, tokens)
         self.loss: float | None = self.model.loss_and_gradients(
-            workspace, first[:, :-1], first[:, 1:], gradients
+            trainer.workspace, first[:, :-1], first[:, 1:], trainer.gradients
         )
-        gradients.flat.tofile(job.results)
-        del gradients  # the loop has its own
-        self.updates = updates(self.model, workspace, tokens)
+        trainer.gradients.flat.tofile(job.results)
+        trainer.gradients.flat.fill(0.0)
+        self.updates = updates(trainer)
         for _ in range(job.warmup):
             next(self.updates)
 
@@ -181,19 +179,22 @@ class ProfileWork:
         model = make_model(job.model, job.weights, job.mode)
         count = BATCHES * job.batch * (job.length + 1)
         ids = np.random.default_rng(0).integers(0, job.model.vocab_size, count).astype(np.int32)
-        steps = updates(model, model.workspace(job.batch, job.length, train=True), ids)
+        steps = updates(make_trainer(model, job.batch, job.length, ids))
         return (
             *profile_step(lambda: next(steps), job.mode, job.steps),
             *profile_token(model, job.tokens),
         )
 
 
-def updates(model: Model, workspace: Workspace, tokens: np.ndarray) -> Iterator[float]:
-    """Endless updates of a model on ids (n,) int32, at a rate that leaves it as it is: the loss of each."""
-    config = TrainConfig(learning_rate=LEARNING_RATE)
+def make_trainer(model: Model, batch: int, length: int, tokens: np.ndarray) -> Trainer:
+    """What trains a model on ids (n,) int32, at a rate that leaves it as it is."""
     data = TokenData(tokens, n_train_bytes=tokens.size)
-    optimizer = AdamW(model.parameters, config)
-    for event in train(model, optimizer, data, config, TrainingState(), ENDLESS, workspace):
+    return Trainer(model, data, TrainConfig(learning_rate=LEARNING_RATE), batch, length)
+
+
+def updates(trainer: Trainer) -> Iterator[float]:
+    """Endless updates: the loss of each."""
+    for event in train(trainer, ENDLESS):
         if isinstance(event, StepSkipped):
             raise SlimError(f"the step was skipped: {event.reason}")
         yield event.loss
