@@ -3,9 +3,9 @@
 Two Python threads inside parallel kernels end the process on some threading layers, a thread count belongs to a thread,
 and a signal reaches Python at once only while the main thread is outside of kernels. So one thread does all arithmetic.
 
-What it does are jobs: generators of events. They take turns, SLICE_SECONDS each or one event where that takes longer. So
-a reply in a chat is written between two steps of a training, and neither waits for the other's end. A job whose reader
-has left BUFFERED_EVENTS lying waits for the reader. Nothing lasts longer than one event.
+What it does are jobs: generators of events. They take turns, SLICE_SECONDS each or one event where that takes longer.
+So a reply in a chat is written between two steps of a training, and neither waits for the other's end. A job whose
+reader has left BUFFERED_EVENTS lying waits for the reader. Nothing lasts longer than one event.
 
     for event in stream(train(...)): ...       a command: its thread sleeps in between, where signals reach it
     job = submit(train(...)); job.poll()       a window that redraws: takes what is there, never waits
@@ -22,7 +22,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -252,15 +251,6 @@ def call(function: Callable[[], T]) -> T:
 # ---- threads -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadInfo:
-    """How the kernels run in parallel."""
-
-    cores: int  # that this process may use
-    threads: int  # that the kernels use
-    layer: str  # omp, tbb or workqueue
-
-
 def set_threads(count: int) -> int:
     """How many threads the calling job's kernels use from now on; 0: as many as there are cores. Their number.
 
@@ -280,17 +270,6 @@ def usable_cores() -> int:
         return min(cores, max(1, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no limit is "max"
         return cores
-
-
-def thread_info() -> ThreadInfo:
-    """The threads of the kernels and their layer, which a parallel kernel has to run for: in the engine thread."""
-    import numba
-    import numpy as np
-
-    from slim.kernels.adamw import sum_of_squares
-
-    sum_of_squares(np.empty(1, np.float32), np.ones(1, np.float32))
-    return ThreadInfo(usable_cores(), numba.get_num_threads(), numba.threading_layer())
 
 
 def _apply_threads(count: int) -> int:
