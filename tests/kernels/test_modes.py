@@ -24,14 +24,16 @@ MODES = {
     "behind wall": {"SLIM_TEST_MEMORY": "behind wall"},
 }
 WALLS_WITH_8_LANES = {"SLIM_LANES": "8", "SLIM_TEST_MEMORY": "before wall"}
-# One or two sizes of each op; where there is a wall the full tables are fast enough.
+# One or two sizes of each op; where there is a wall all of them forward, and the whole model.
 FEW = " or ".join(
     [
         *("N7-C5", "N64-C33", "M2-K3", "M7-K17", "M13-K10", "B2-T3-heads5", "B2-T5-H2", "B1-T7-H2"),
         *("N3-F7", "N31-F33", "N5-V7", "n37"),
     ]
 )
-FILES = ("test_ops.py", "test_elementary.py")
+WALLED = f"forward_equals or softmax or cached or of_the_whole_model or (slopes and ({FEW}))"
+FILES = [HERE / "test_ops.py", HERE / "test_elementary.py"]
+WHOLE_MODEL = HERE.parent / "test_model.py"
 
 
 def run(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -48,15 +50,17 @@ def run(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProces
 
 
 def assert_pass(settings: dict[str, str], *options: str) -> None:
-    files = [str(HERE / name) for name in FILES]
-    done = run(settings, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, *files)
+    files = [*FILES, WHOLE_MODEL] if "SLIM_TEST_MEMORY" in settings else FILES
+    done = run(
+        settings, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, *map(str, files)
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_ops_in_another_mode(mode: str) -> None:
-    few = ("-k", FEW) if "wall" not in mode else ("-k", "not workers")
-    assert_pass(MODES[mode], *few)
+    few = WALLED if "wall" in mode else FEW
+    assert_pass(MODES[mode], "-k", few)
 
 
 @pytest.mark.soak
