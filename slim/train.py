@@ -186,7 +186,7 @@ def _follow(state: TrainingState, loss: float) -> None:
         state.smoothed_loss = loss
         return
     # A plain average at first: the first loss is the largest and should not weigh for fifty steps.
-    keep = min(SMOOTHING, 1.0 - 1.0 / (state.updates + 1))
+    keep = min(SMOOTHING, 1.0 - 1.0 / max(state.updates, 2))
     away = loss - state.smoothed_loss
     state.smoothed_loss += (1.0 - keep) * away
     state.loss_variance = keep * (state.loss_variance + (1.0 - keep) * away * away)
