@@ -11,7 +11,9 @@ order over fixed chunks, so the bytes of a result do not depend on the number of
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import platform
 import stat
@@ -26,8 +28,10 @@ if os.environ.get("SLIM_LANES") == "8" and platform.machine() in ("x86_64", "AMD
 
 import llvmlite  # noqa: E402
 import numba  # noqa: E402
+import numba.core.dispatcher  # noqa: E402
 import platformdirs  # noqa: E402
 from numba.core import config as numba_config  # noqa: E402
+from numba.core.caching import FunctionCache, IndexDataCacheFile  # noqa: E402
 
 
 def _source_digest() -> str:
@@ -78,6 +82,61 @@ def _choose_cache_folder() -> Path | None:
 CACHE_FOLDER: Path | None = _choose_cache_folder()
 if CACHE_FOLDER is not None:
     numba_config.CACHE_DIR = str(CACHE_FOLDER)
+
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """Numba's index and machine code of one kernel, each file followed by its digest: a damaged one is as good as none."""
+
+    @contextlib.contextmanager
+    def _open_for_write(self, filepath):
+        content = io.BytesIO()
+        yield content
+        with super()._open_for_write(filepath) as file:
+            file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+
+    def _load_index(self):
+        return super()._load_index() if _is_intact(self._index_path) else {}
+
+    def _load_data(self, name):
+        if not _is_intact(self._data_path(name)):
+            raise OSError("damaged")  # which Numba takes for a file that is gone: it compiles, and writes a new one
+        return super()._load_data(name)
+
+
+def _is_intact(path: str) -> bool:
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-DIGEST_BYTES]).digest() == content[-DIGEST_BYTES:]
+
+
+class _KernelCache(FunctionCache):
+    """A cache that never stands in the way: what it cannot read is compiled, what it cannot write is not kept."""
+
+    def __init__(self, py_func):
+        super().__init__(py_func)
+        locator, name = self._impl.locator, self._impl.filename_base
+        self._cache_file = _CheckedFiles(locator.get_cache_path(), name, locator.get_source_stamp())
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # an intact file that this Numba cannot make sense of
+            return None
+
+    def save_overload(self, sig, data):
+        with contextlib.suppress(OSError):
+            super().save_overload(sig, data)
+
+
+def _cache_of(py_func):
+    return (_KernelCache if py_func.__module__.startswith("slim.") else FunctionCache)(py_func)
+
+
+numba.core.dispatcher.FunctionCache = _cache_of
 
 # NaN must stay visible, so no `nnan`; sums must keep their order, so no `reassoc`.
 FAST_MATH = {"nsz", "arcp", "contract", "afn"}
