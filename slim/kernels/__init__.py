@@ -87,7 +87,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class _CheckedFiles(IndexDataCacheFile):
-    """Numba's index and machine code of one kernel, each file followed by its digest: a damaged one is as good as none."""
+    """Numba's index and machine code of one kernel, a digest behind each: a damaged file is as good as none."""
 
     @contextlib.contextmanager
     def _open_for_write(self, filepath):
