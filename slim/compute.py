@@ -290,7 +290,7 @@ def _apply_threads(count: int) -> int:
 
 def warm_up(kernels: Sequence[tuple[Any, Any]]) -> Iterator[Progress]:
     """Compile kernels, (dispatcher, signature) each, or load them; progress only where something is compiled."""
-    announced = not _are_cached(kernels)
+    announced = not are_cached(kernels)
     for done, (kernel, signature) in enumerate(kernels):
         if announced:
             yield Progress("compiling kernels", done, len(kernels))
@@ -301,7 +301,7 @@ def warm_up(kernels: Sequence[tuple[Any, Any]]) -> Iterator[Progress]:
         yield Progress("compiling kernels", len(kernels), len(kernels))
 
 
-def _are_cached(kernels: Sequence[tuple[Any, Any]]) -> bool:
+def are_cached(kernels: Sequence[tuple[Any, Any]]) -> bool:
     """Whether the cache holds about as many kernels as there are to be: a guess, so that the first is announced too."""
     from slim.kernels import CACHE_FOLDER
 

@@ -110,7 +110,7 @@ def generate(
         prompt_tokens=ids.size - 1,
         tokens_per_second=timed / max(seconds, 1e-9),
         typical_p=typical,
-        perplexity=1.0 / typical if typical > 0.0 else 0.0,
+        perplexity=min(1.0 / typical, 1e300) if typical > 0.0 else 0.0,
         seed=seed,
         kept_characters=kept,
     )

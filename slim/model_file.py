@@ -7,12 +7,14 @@ Nothing loads Numba until `load_model` is called.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slim import checkpoint
 from slim.config import ModelConfig, as_dict
 from slim.errors import ConfigError, ModelFileError
+from slim.events import Progress
 from slim.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -29,17 +31,36 @@ def load_model(
 
     A checkpoint of a run loads too: its optimizer state is left aside.
     """
+    steps = loading_model(path, precision)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+def loading_model(
+    path: str | Path, precision: str = "auto", purpose: str = "generate"
+) -> Generator[Progress, None, tuple[Model, Tokenizer, dict[str, object]]]:
+    """`load_model` as a generator: progress while kernels are compiled, the result as its return value.
+
+    purpose: which kernels, see kernels.table
+    """
     with checkpoint.ModelFile(path) as file:
         config = model_config(file.metadata, path)
         tokenizer = model_tokenizer(file.metadata, config, path)
 
+        from slim.compute import warm_up
+        from slim.kernels.table import kernels_of
         from slim.model import Model, choose_precision
         from slim.parameters import Parameters, parameter_shapes
 
         checkpoint.check_shapes(path, file.shapes, parameter_shapes(config), OPTIMIZER_PREFIX)
+        precision = choose_precision(precision, config)
         parameters = Parameters(config)
         file.read_into(parameters.views)
-        return Model(config, parameters, choose_precision(precision, config)), tokenizer, file.metadata
+        yield from warm_up(kernels_of(precision, purpose))
+        return Model(config, parameters, precision), tokenizer, file.metadata
 
 
 def save_model(path: str | Path, parameters: Parameters, metadata: dict[str, object]) -> int:

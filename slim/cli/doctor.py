@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+from slim import __version__
+from slim.events import Progress
+
+LIBRARIES = ("numpy", "numba", "llvmlite", "rich", "textual")
+FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "avx512vnni", "neon", "bf16")
+PROOF_STEPS = 60
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -14,7 +23,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "doctor",
         help="CPU, threads, kernel cache, versions",
-        description="What SLiM found on this machine, and a small sum as proof that it computes here.",
+        description="What SLiM finds on this machine, and a small sum as proof that it computes here. "
+        "The exit code is 1 when that comes out wrong.",
     )
     parser.add_argument("--warmup", action="store_true", help="compile all kernels now")
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -30,70 +40,157 @@ def run(args: argparse.Namespace) -> int:
     (record,) = show_stages(stream(_examine(args.warmup)))
     assert isinstance(record, dict)
     if args.json:
-        sys.stdout.write(json.dumps(record, indent=2) + "\n")
+        sys.stdout.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
     else:
-        width = max(map(len, record))
-        for name, value in record.items():
-            sys.stdout.write(safe_text(f"{name.replace('_', ' '):<{width}}  {value}") + "\n")
-    return 0
+        rows = list(_rows(record))
+        width = max(len(name) for name, _ in rows)
+        for name, text in rows:
+            sys.stdout.write(safe_text(f"{name:<{width}}  {text}") + "\n")
+    return 1 if record["check"]["right"] is False else 0
 
 
-def _examine(warm: bool) -> Iterator[object]:
-    import llvmlite
-    import numba
-    import numpy as np
+def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
+    """Everything there is to say, in the engine thread."""
     from llvmlite import binding
 
-    from slim import __version__
-    from slim.compute import set_threads, usable_cores, warm_up
+    from slim.bench.machine import describe_machine
+    from slim.compute import are_cached, set_threads, thread_info, warm_up
     from slim.kernels import CACHE_FOLDER
     from slim.kernels.table import kernels_of
     from slim.kernels.tile import HAS_BF16, LANES, MR, NR
     from slim.memory import available_bytes
 
     precisions = ("fp32", "bf16") if HAS_BF16 else ("fp32",)
+    kernels = [kernel for precision in precisions for kernel in kernels_of(precision, "train")]
+    set_threads(0)
     if warm:
-        for precision in precisions:
-            yield from warm_up(kernels_of(precision, training=True))
+        yield from warm_up(kernels)
         yield from _tokenizer_kernels()
-    threads = set_threads(0)
-    proof = _proof(precisions[-1])
+    threads = thread_info()
+    check: dict[str, object] = {"right": None}
+    if warm or are_cached(kernels):
+        check = _proof(precisions[-1])
     features = binding.get_host_cpu_features()
-    names = ("avx2", "fma", "avx512f", "avx512bf16", "avx512vnni", "neon", "bf16")
-    files = sum(1 for _ in CACHE_FOLDER.rglob("*.nbc")) if CACHE_FOLDER is not None else 0
-    available = available_bytes()
     yield {
         "slim": __version__,
         "python": platform.python_version(),
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "llvmlite": llvmlite.__version__,
+        **{name: _version(name) for name in LIBRARIES},
         "system": platform.platform(),
+        "processor": describe_machine().processor,
         "cpu": binding.get_host_cpu_name(),
-        "features": " ".join(name for name in names if features.get(name)) or "none that matter",
-        "cores": usable_cores(),
-        "threads": threads,
-        "threading_layer": numba.threading_layer(),
-        "memory_available": f"{available / 1e9:.1f} GB" if available is not None else "unknown",
-        "kernels": f"{LANES} lanes, tiles of {MR} x {NR}",
-        "precision": f"{precisions[-1]} (auto)",
-        "kernel_cache": f"{CACHE_FOLDER}, {files} kernels" if CACHE_FOLDER is not None else "none: nowhere to write",
-        "check": proof,
+        "features": [name for name in FEATURES if features.get(name)],
+        "cores": threads.cores,
+        "threads": threads.threads,
+        "threading_layer": threads.layer,
+        "memory_available_bytes": available_bytes(),
+        "lanes": LANES,
+        "tile": [MR, NR],
+        "precision": precisions[-1],
+        "kernel_cache": cache_state(CACHE_FOLDER),
+        "check": check,
     }
 
 
-def _tokenizer_kernels() -> Iterator[object]:
-    """Build a vocabulary from a few words and use it: whatever that needs is compiled."""
-    from slim.events import Progress
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def cache_state(folder: Path | None) -> dict[str, object] | None:
+    """The folder of compiled kernels, what is in it, and what other versions left beside it."""
+    if folder is None:
+        return None
+    machine_code = [path for path in folder.rglob("*.nbc") if path.is_file()]
+    others = [path for path in folder.parent.glob("*kernels-*") if path != folder and path.is_dir()]
+    return {
+        "folder": str(folder),
+        "kernels": len(machine_code),
+        "bytes": sum(path.stat().st_size for path in machine_code),
+        "folders_of_other_versions": len(others),
+        "bytes_of_other_versions": sum(
+            path.stat().st_size for other in others for path in other.rglob("*.nbc")
+        ),
+    }
+
+
+def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
+    """The record for a person: a name and a text each."""
+    from slim.cli.display import mega
+
+    yield "slim", str(record["slim"])
+    libraries = ", ".join(f"{name} {record[name]}" for name in LIBRARIES)
+    yield "python", f"{record['python']}; {libraries}"
+    yield "system", str(record["system"])
+    features = record["features"]
+    assert isinstance(features, list)
+    yield "processor", f"{record['processor']} ({record['cpu']})"
+    yield "features", " ".join(features) or "none that matter"
+    yield (
+        "threads",
+        f"{record['threads']} on {record['cores']} cores, threading layer {record['threading_layer']}",
+    )
+    memory = record["memory_available_bytes"]
+    yield "memory", f"{mega(memory)} available" if isinstance(memory, int) else "nobody tells"
+    tile = record["tile"]
+    assert isinstance(tile, list)
+    yield (
+        "kernels",
+        f"{record['lanes']} lanes, tiles of {tile[0]} x {tile[1]}, precision {record['precision']} by default",
+    )
+    yield "kernel cache", _cache_words(record["kernel_cache"])
+    yield "check", _check_words(record["check"])
+
+
+def _cache_words(state: object) -> str:
+    from slim.cli.display import mega
+
+    if not isinstance(state, dict):
+        return (
+            "none: no folder can be written by you alone, so kernels are compiled anew each time "
+            "(SLIM_CACHE_DIR names a folder)"
+        )
+    kernels = "1 kernel" if state["kernels"] == 1 else f"{state['kernels']} kernels"
+    words = f"{state['folder']}: {kernels}, {mega(state['bytes'])}"
+    if not state["kernels"]:
+        words = f"{state['folder']}: empty, the first run will compile for half a minute"
+    if n := state["folders_of_other_versions"]:
+        folders = "1 folder" if n == 1 else f"{n} folders"
+        words += (
+            f"; {folders} beside it from other versions, {mega(state['bytes_of_other_versions'])}, "
+            "can be deleted"
+        )
+    return words
+
+
+def _check_words(check: object) -> str:
+    assert isinstance(check, dict)
+    if check["right"] is None:
+        return "not made, because kernels are not compiled yet: slim doctor --warmup"
+    outcome = (
+        "as it should" if check["right"] else "WRONG: please report this, with everything above"
+    )
+    return (
+        f"learning {PROOF_STEPS} times from one batch took the loss from {check['first_loss']:.2f} "
+        f"to {check['last_loss']:.3f}, {outcome}"
+    )
+
+
+def _tokenizer_kernels() -> Iterator[Progress]:
+    """Build a vocabulary from a few words and use it: what that needs is compiled."""
     from slim.tokenizer import train_tokenizer
 
-    yield Progress("compiling kernels", 0, 1)
+    stage = "compiling the tokenizer's kernels"
+    yield Progress(stage, 0, 1)
     train_tokenizer([b"low lower lowest"] * 9, 270).encode("slow")
-    yield Progress("compiling kernels", 1, 1)
+    yield Progress(stage, 1, 1)
 
 
-def _proof(precision: str) -> str:
+def _proof(precision: str) -> dict[str, object]:
     """A tiny model learns one batch by heart, or something is wrong with the arithmetic here."""
+    import math
+
     import numpy as np
 
     from slim.config import ModelConfig, TrainConfig
@@ -101,17 +198,24 @@ def _proof(precision: str) -> str:
     from slim.optim import AdamW
     from slim.parameters import Parameters
 
-    config = ModelConfig(vocab_size=64, dim=32, n_layers=1, n_heads=2, hidden_dim=64, max_seq_len=16)
+    config = ModelConfig(
+        vocab_size=64, dim=32, n_layers=1, n_heads=2, hidden_dim=64, max_seq_len=16
+    )
     parameters = Parameters(config).initialise(0)
     model, gradients = Model(config, parameters, precision), Parameters(config)
     optimizer = AdamW(parameters, TrainConfig())
     ids = (np.arange(34, dtype=np.int32).reshape(2, 17) * 7) % 64
     workspace = model.workspace(2, 16, train=True)
     losses = []
-    for _ in range(60):
+    for _ in range(PROOF_STEPS):
         losses.append(model.loss_and_gradients(workspace, ids[:, :-1], ids[:, 1:], gradients))
         optimizer.step(gradients, 1e-2, optimizer.gradient_norm(gradients))
         model.pack()
-    right = abs(losses[0] - np.log(64)) < 0.1 and losses[-1] < 0.1
-    outcome = "as it should be" if right else "WRONG: please report this, with everything above"
-    return f"a tiny model's loss went from {losses[0]:.2f} to {losses[-1]:.3f}, {outcome}"
+    first, last = losses[0], losses[-1]
+    right = abs(first - math.log(64)) < 0.1 and last < 0.1
+    finite = math.isfinite(first) and math.isfinite(last)
+    return {
+        "right": right,
+        "first_loss": first if finite else None,
+        "last_loss": last if finite else None,
+    }

@@ -16,9 +16,10 @@ from slim.errors import UsageError
 
 if TYPE_CHECKING:
     from slim.cli.shading import Shading
-    from slim.events import GenerateFinished, TokenGenerated
+    from slim.events import GenerateFinished, Note, Progress, TokenGenerated
 
 DEFAULTS = GenerateConfig()
+LONGEST_PROMPT = 2**23  # bytes of stdin: twice what the longest context holds in the longest tokens
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -106,45 +107,61 @@ def run(args: argparse.Namespace) -> int:
     config = _config(args)
     prompt = _prompt(args.prompt)
 
-    from slim.cli.stopping import StopRequest
+    from slim.cli.stage import show_stages
+    from slim.cli.stopping import StopRequest, leave
     from slim.compute import stream
-    from slim.events import GenerateFinished, Note, TokenGenerated
-    from slim.generate import generate, in_words
-    from slim.model_file import load_model
-
-    stop = StopRequest()
-
-    def events() -> Iterator[object]:
-        model, tokenizer, metadata = load_model(args.model)
-        yield from generate(
-            model,
-            tokenizer,
-            prompt,
-            config,
-            calibration=metadata.get("calibration"),
-            should_stop=stop.requested,
-        )
+    from slim.events import GenerateFinished, TokenGenerated
 
     writer = _writer(args, prompt, config)
+
+    def on_first(number: int) -> None:
+        if not writer.begun:  # nothing is lost, and a kernel that is being compiled cannot be asked
+            leave(number)
+
+    stop = StopRequest(on_first)
     finished: GenerateFinished | None = None
     with stop:
-        for event in stream(events()):
-            if isinstance(event, Note):
-                sys.stderr.write(f"slim: {event.text}\n")
-            elif isinstance(event, TokenGenerated):
+        for event in show_stages(stream(_events(args, prompt, config, stop.requested))):
+            if isinstance(event, TokenGenerated):
                 writer.token(event)
             elif isinstance(event, GenerateFinished):
                 finished = event
                 writer.finish(event)
     assert finished is not None
-    sys.stderr.write(f"{_statistics(finished)}; {in_words(finished)}\n")
+    sys.stderr.write(statistics(finished) + "\n")
     return stop.exit_code if finished.finish_reason == "interrupted" else 0
 
 
-def _statistics(event: GenerateFinished) -> str:
+def _events(
+    args: argparse.Namespace,
+    prompt: bytes,
+    config: GenerateConfig,
+    should_stop: Callable[[], bool],
+) -> Iterator[TokenGenerated | GenerateFinished | Note | Progress]:
+    """The work, in the engine thread."""
+    from slim.generate import generate
+    from slim.model_file import loading_model
+
+    model, tokenizer, metadata = yield from loading_model(args.model)
+    calibration = metadata.get("calibration")
+    yield from generate(
+        model,
+        tokenizer,
+        prompt,
+        config,
+        calibration=calibration if isinstance(calibration, dict) else None,
+        should_stop=should_stop,
+    )
+
+
+def statistics(event: GenerateFinished) -> str:
+    """How fast, how sure and why it ended, in a line."""
+    from slim.generate import in_words
+
+    tokens = "1 token" if event.tokens == 1 else f"{event.tokens:,} tokens"
     return (
-        f"{event.tokens:,} tokens, {event.tokens_per_second:,.0f} tokens/s, "
-        f"typical p {event.typical_p:.2f}, perplexity {event.perplexity:.1f}, seed {event.seed}"
+        f"{tokens}, {event.tokens_per_second:,.0f} tokens/s, typical p {event.typical_p:.2f}, "
+        f"perplexity {event.perplexity:.4g}, seed {event.seed}; {in_words(event)}"
     )
 
 
@@ -186,14 +203,24 @@ def _prompt(argument: str) -> bytes:
     """The prompt's bytes, whatever they are."""
     if argument != "-":
         return os.fsencode(argument)
-    text = sys.stdin.buffer.read()
+    if sys.stdin is None:
+        raise UsageError("the prompt should come from stdin, but that is closed")
+    if sys.stdin.isatty():
+        sys.stderr.write("slim: type the prompt; Ctrl-D ends it\n")
+    text = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
+    if len(text) > LONGEST_PROMPT:
+        raise UsageError(f"the prompt is longer than {LONGEST_PROMPT:,} bytes: shorten it")
     return text.removesuffix(b"\n").removesuffix(b"\r")
 
 
 class JsonWriter:
     """One JSON object per line: ASCII, so nothing in it can move a terminal's cursor."""
 
+    begun = False
+
     def token(self, event: TokenGenerated) -> None:
+        """A token with everything that is known of it."""
+        self.begun = True
         self._line(
             {
                 "type": "token",
@@ -208,6 +235,7 @@ class JsonWriter:
         )
 
     def finish(self, event: GenerateFinished) -> None:
+        """The last line."""
         self._line(
             {
                 "type": "finish",
@@ -250,7 +278,13 @@ class TextWriter:
         self._last_line_break = last_line_break
         self._written = 0  # characters of the text, without prompt and marks
 
+    @property
+    def begun(self) -> bool:
+        """Whether a text was begun: from then on it is worth an orderly end."""
+        return self._prompt is None
+
     def token(self, event: TokenGenerated) -> None:
+        """Its text, as far as no stop rule can take it back."""
         self._begin()
         self._held.append((event.text, event.p))
         while len(self._held) > self._held_tokens:
@@ -258,6 +292,7 @@ class TextWriter:
         sys.stdout.flush()
 
     def finish(self, event: GenerateFinished) -> None:
+        """What was held back, as far as it is kept."""
         self._begin()
         for text, p in self._held:
             self._write(text[: max(0, event.kept_characters - self._written)], p)
@@ -284,11 +319,12 @@ def _writer(
     from slim.confidence import WINDOW
     from slim.safe_text import safe_text
 
-    sys.stdout.reconfigure(errors="replace")
+    with contextlib.suppress(AttributeError):  # a program may have put something simpler in its place
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     terminal = sys.stdout.isatty()
     raw = args.raw and not terminal
     shading = Shading(args.confidence, colours_work(os.environ))
-    if legend := shading.legend():
+    if legend := shading.legend(stops=config.stop_confidence != "off"):
         sys.stderr.write(legend + "\n")
     return TextWriter(
         prompt.decode("utf-8", errors="replace"),

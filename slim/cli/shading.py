@@ -15,6 +15,9 @@ LEGEND = (
     "start of a sentence is faint because many words would fit; a whole faint line means that it "
     "is lost."
 )
+STOP_LEGEND = (
+    " It stops by itself when it has been less sure, for a while, than it usually is."
+)
 ESCAPE = "\x1b["
 # Steel blue and grey of middle luminance: at least 3:1 on black and on white.
 COLOURS = ("1", "", "38;5;67", "4;38;5;67", "4;38;5;244")
@@ -52,14 +55,14 @@ class Shading:
         out, self._open = BRACKETS[self._open][1:], 0
         return out
 
-    def legend(self) -> str:
-        """The sentence that a person needs, and what the marks mean."""
+    def legend(self, stops: bool = False) -> str:
+        """The sentence that a person needs, and what the marks mean; `stops`: the text may end by itself."""
         if self._style == "off":
             return ""
         names = ("p >= .80", ".50", ".20", ".05", "less")
         values = (*BINS, 0.0)
         marks = [self.mark(*pair) + self.close() for pair in zip(names, values, strict=True)]
-        return f"{LEGEND}  model p: {'  '.join(marks)}"
+        return f"{LEGEND}{STOP_LEGEND if stops else ''}\nmodel p: {'  '.join(marks)}"
 
     def _bracketed(self, text: str, level: int) -> str:
         if level == self._open:

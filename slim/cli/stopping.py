@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -49,10 +51,15 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            # Files are written atomically, so leaving in the middle of anything loses nothing.
-            if sys.stderr.isatty():
-                os.write(sys.stderr.fileno(), SHOW_CURSOR.encode())
-            os._exit(128 + number)
+            leave(number)
         self.signal = number
         if self._on_first is not None:
             self._on_first(number)
+
+
+def leave(number: int) -> NoReturn:
+    """End the process now, as a signal does. Files are written atomically: being in the middle of anything loses nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), f"{SHOW_CURSOR}\n".encode())
+    os._exit(128 + number)

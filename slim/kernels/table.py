@@ -5,7 +5,10 @@ The kernels of the tokenizer are compiled when a text is first read.
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import types
+from numba.core import config as numba_config
 
 from slim.kernels.adamw import adamw, sum_of_squares
 from slim.kernels.attention import attention_backward, attention_forward, pack_keys_values
@@ -17,16 +20,22 @@ from slim.kernels.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from slim.kernels.rope import rope
 from slim.kernels.swiglu import swiglu_backward, swiglu_forward
 
-Entry = tuple[object, tuple[types.Type, ...]]
+Entry = tuple[Any, tuple[types.Type, ...]]
 
 
-def kernels_of(precision: str, training: bool) -> list[Entry]:
-    """(kernel, signature) for a model of this precision: those of generation and evaluation, or those of training too."""
+def kernels_of(precision: str, purpose: str) -> list[Entry]:
+    """(kernel, signature) for a model of this precision; purpose: generate, evaluate too, or train too.
+
+    Nothing where Numba is told not to compile.
+    """
+    if numba_config.DISABLE_JIT:
+        return []
     n, f = types.int64, types.float32
     F1, F2, F3 = (types.Array(f, ndim, "C") for ndim in (1, 2, 3))
     tokens = types.Array(types.int32, 1, "C")
     operand = types.uint16 if precision == "bf16" else f
     P1, P2, P3, P4 = (types.Array(operand, ndim, "C") for ndim in (1, 2, 3, 4))
+    layers = types.Array(n, 2, "C")
     table: list[Entry] = [
         (pack, (P1, P1, F2)),
         (embedding_forward, (F2, tokens, F2)),
@@ -37,16 +46,16 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
         (pack_keys_values, (P3, P3, P2, n, n, n, n)),
         (attention_forward, (P2, F3, P2, P3, P3, n, n, n, n, F2, P2)),
         (swiglu_forward, (P2, P2)),
-        (
-            decode_token,
-            (F1, P4, P4, F1, P1, n, n, F1, n, n, P1, types.Array(n, 2, "C"), n, F2, F2, n, n, n, n, f),
-        ),
+        (decode_token, (F1, P4, P4, F1, P1, n, n, F1, n, n, P1, layers, n, F2, F2, n, n, n, n, f)),
     ]
-    if precision == "bf16":
+    if operand != f:
         table.append((matmul, (P2, P2, P1)))
-    if training:
+    if purpose in ("evaluate", "train"):
+        table.append((cross_entropy, (F1, F2, F2, tokens, f)))
+    if purpose == "train":
+        if operand != f:
+            table.append((cross_entropy, (F1, P2, F2, tokens, f)))
         table += [
-            (cross_entropy, (F1, P2, F2, tokens, f)),
             (matmul_weight_gradient, (F2, P2, P2, P2)),
             (rmsnorm_backward, (F2, P2, F1, F2, F2, F2, F1, F1)),
             (attention_backward, (P2, P2, P2, F3, P2, P3, n, n, n, F2, P2)),
