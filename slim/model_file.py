@@ -40,12 +40,9 @@ def load_model(
 
 
 def loading_model(
-    path: str | Path, precision: str = "auto", purpose: str = "generate"
+    path: str | Path, precision: str = "auto"
 ) -> Generator[Progress, None, tuple[Model, Tokenizer, dict[str, object]]]:
-    """`load_model` as a generator: progress while kernels are compiled, the result as its return value.
-
-    purpose: which kernels, see kernels.table
-    """
+    """`load_model` as a generator: progress while kernels are compiled, the result as its return value."""
     with checkpoint.ModelFile(path) as file:
         config = model_config(file.metadata, path)
         tokenizer = model_tokenizer(file.metadata, config, path)
@@ -59,7 +56,7 @@ def loading_model(
         precision = choose_precision(precision, config)
         parameters = Parameters(config)
         file.read_into(parameters.views)
-        yield from warm_up(kernels_of(precision, purpose))
+        yield from warm_up(kernels_of(precision, training=False))
         return Model(config, parameters, precision), tokenizer, file.metadata
 
 

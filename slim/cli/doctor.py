@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
         width = max(len(name) for name, _ in rows)
         for name, text in rows:
             sys.stdout.write(safe_text(f"{name:<{width}}  {text}") + "\n")
-    return 1 if record["check"]["right"] is False else 0
+    check = record["check"]
+    assert isinstance(check, dict)
+    return 1 if check["right"] is False else 0
 
 
 def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
@@ -61,7 +63,7 @@ def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
     from slim.memory import available_bytes
 
     precisions = ("fp32", "bf16") if HAS_BF16 else ("fp32",)
-    kernels = [kernel for precision in precisions for kernel in kernels_of(precision, "train")]
+    kernels = [kernel for precision in precisions for kernel in kernels_of(precision, training=True)]
     set_threads(0)
     if warm:
         yield from warm_up(kernels)

@@ -82,7 +82,7 @@ def _events(args: argparse.Namespace, threads: int) -> Iterator[Progress | Note 
     corpus = read_corpus(args.data, split=args.split)
     yield from corpus.notes
     set_threads(threads)
-    model, tokenizer, _ = yield from loading_model(args.model, args.precision, "evaluate")
+    model, tokenizer, _ = yield from loading_model(args.model, args.precision)
     ids, starts = yield from tokenizer.encode_corpus(corpus.documents)
     documents = [ids[first:last] for first, last in pairwise(starts.tolist())]
     yield (yield from evaluate(model, documents, corpus.n_bytes, tokenizer.eos_id))

@@ -319,7 +319,9 @@ def _writer(
     from slim.confidence import WINDOW
     from slim.safe_text import safe_text
 
-    with contextlib.suppress(AttributeError):  # a program may have put something simpler in its place
+    with contextlib.suppress(
+        AttributeError
+    ):  # a program may have put something simpler in its place
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     terminal = sys.stdout.isatty()
     raw = args.raw and not terminal

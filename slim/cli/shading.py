@@ -15,9 +15,7 @@ LEGEND = (
     "start of a sentence is faint because many words would fit; a whole faint line means that it "
     "is lost."
 )
-STOP_LEGEND = (
-    " It stops by itself when it has been less sure, for a while, than it usually is."
-)
+STOP_LEGEND = " It stops by itself when it has been less sure, for a while, than it usually is."
 ESCAPE = "\x1b["
 # Steel blue and grey of middle luminance: at least 3:1 on black and on white.
 COLOURS = ("1", "", "38;5;67", "4;38;5;67", "4;38;5;244")

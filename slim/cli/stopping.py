@@ -58,7 +58,7 @@ class StopRequest:
 
 
 def leave(number: int) -> NoReturn:
-    """End the process now, as a signal does. Files are written atomically: being in the middle of anything loses nothing."""
+    """End the process now, as a signal does. Files are written atomically: nothing is lost in the middle of anything."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr.isatty():
             os.write(sys.stderr.fileno(), f"{SHOW_CURSOR}\n".encode())

@@ -23,12 +23,12 @@ from slim.kernels.swiglu import swiglu_backward, swiglu_forward
 Entry = tuple[Any, tuple[types.Type, ...]]
 
 
-def kernels_of(precision: str, purpose: str) -> list[Entry]:
-    """(kernel, signature) for a model of this precision; purpose: generate, evaluate too, or train too.
+def kernels_of(precision: str, training: bool) -> list[Entry]:
+    """(kernel, signature) for a model of this precision: those of generation and evaluation, or those of training too.
 
     Nothing where Numba is told not to compile.
     """
-    if numba_config.DISABLE_JIT:
+    if numba_config.DISABLE_JIT:  # type: ignore[attr-defined]
         return []
     n, f = types.int64, types.float32
     F1, F2, F3 = (types.Array(f, ndim, "C") for ndim in (1, 2, 3))
@@ -46,13 +46,12 @@ def kernels_of(precision: str, purpose: str) -> list[Entry]:
         (pack_keys_values, (P3, P3, P2, n, n, n, n)),
         (attention_forward, (P2, F3, P2, P3, P3, n, n, n, n, F2, P2)),
         (swiglu_forward, (P2, P2)),
+        (cross_entropy, (F1, F2, F2, tokens, f)),
         (decode_token, (F1, P4, P4, F1, P1, n, n, F1, n, n, P1, layers, n, F2, F2, n, n, n, n, f)),
     ]
     if operand != f:
         table.append((matmul, (P2, P2, P1)))
-    if purpose in ("evaluate", "train"):
-        table.append((cross_entropy, (F1, F2, F2, tokens, f)))
-    if purpose == "train":
+    if training:
         if operand != f:
             table.append((cross_entropy, (F1, P2, F2, tokens, f)))
         table += [
