@@ -242,6 +242,7 @@ def _answer(console: Console, label: str, text: str, width: int) -> None:
         left = Text(f"{label:>6}   " if number == 0 else " " * 9, style="dim")
         if number == ANSWER_LINES - 1 and len(lines) > ANSWER_LINES:
             line.append(" …")
+        line.rstrip()
         console.print(left + line, soft_wrap=True)
     console.print()
 

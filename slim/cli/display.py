@@ -225,7 +225,9 @@ def duration(seconds: float) -> str:
 
 
 def mega(size: float) -> str:
-    """A size in megabytes, or in gigabytes from one on."""
+    """A size in megabytes, in gigabytes from one on, in kilobytes below one."""
+    if size < 1e6:
+        return f"{size / 1e3:.0f} kB"
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 

@@ -243,7 +243,7 @@ class JsonWriter:
                     name: getattr(event, name)
                     for name in (
                         *("finish_reason", "tokens", "tokens_per_second", "typical_p"),
-                        *("perplexity", "seed", "prompt_tokens", "kept_characters"),
+                        *("perplexity", "seed"),
                     )
                 },
             }

@@ -9,6 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# Of what a history records, in the order in which a person asks; the rest follows.
+_FIRST = {
+    name: place
+    for place, name in enumerate(
+        ("command", "data", "steps", "seconds", "bits_per_byte", "validation_loss", "best_step")
+    )
+}
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Describe the command to argparse."""
@@ -67,12 +75,13 @@ def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
     assert isinstance(model, dict) and isinstance(size, int)
     yield "file", f"{record['file']}, {mega(size)}"
     yield "parameters", f"{record['parameters']:,}"
+    layers = "1 layer" if model["n_layers"] == 1 else f"{model['n_layers']} layers"
     heads = f"{model['n_heads']} heads"
     if model["n_kv_heads"] != model["n_heads"]:
         heads += f" ({model['n_kv_heads']} for keys and values)"
     yield (
         "sizes",
-        f"{model['n_layers']} layers, dim {model['dim']}, {heads}, hidden {model['hidden_dim']}, "
+        f"{layers}, dim {model['dim']}, {heads}, hidden {model['hidden_dim']}, "
         f"{'tied' if model['tie_embeddings'] else 'untied'} output head",
     )
     yield "context", f"{model['max_seq_len']:,} tokens"
@@ -91,7 +100,8 @@ def _in_one_line(entry: object) -> str:
     if not isinstance(entry, dict):
         return str(entry)
     parts = []
-    for name, value in entry.items():
+    for name in sorted(entry, key=lambda name: (_FIRST.get(name, len(_FIRST)), name)):
+        value = entry[name]
         if isinstance(value, float):
             text = f"{value:.4g}"
         elif isinstance(value, int) and not isinstance(value, bool):

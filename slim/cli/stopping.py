@@ -58,7 +58,7 @@ class StopRequest:
 
 
 def leave(number: int) -> NoReturn:
-    """End the process now, as a signal does. Files are written atomically: nothing is lost in the middle of anything."""
+    """End the process now, as a signal does. Files are written atomically, so nothing is lost."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr.isatty():
             os.write(sys.stderr.fileno(), f"{SHOW_CURSOR}\n".encode())
