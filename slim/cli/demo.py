@@ -100,23 +100,17 @@ def run(args: argparse.Namespace) -> int:
 
 def state_of(out: str) -> str:
     """What is there already: none, stopped, finished, or something foreign that must not be lost."""
-    settings = _settings(out)
-    model, last = Path(out), Path(f"{out}.run/last")
-    if not model.exists() and not last.exists():
-        return "none"
-    if settings is None:
-        return "foreign"
-    from slim.checkpoint import read_metadata
+    from slim.run_directory import RESULT, directory_of
 
-    try:
-        metadata, _ = read_metadata(model)
-        history = metadata["history"]
-        steps = history[-1]["steps"]  # type: ignore[index]
-        if steps == settings["total_steps"] and metadata["calibration"] is not None:
-            return "finished"
-    except (SlimError, KeyError, TypeError, IndexError):
-        pass  # not written yet, or damaged: the run's own folder decides
-    return "stopped" if last.exists() else "none"
+    folder = directory_of(out)
+    begun = (folder / "last").exists()
+    if not Path(out).exists() and not begun:
+        return "none"
+    if _settings(out) is None:
+        return "foreign"
+    if Path(out).exists() and (folder / RESULT).exists():
+        return "finished"
+    return "stopped" if begun else "foreign"
 
 
 def _settings(out: str) -> dict[str, object] | None:
@@ -154,7 +148,7 @@ def _training(
         epochs=ENDLESS,
         out=args.out,
         settings=Settings(settings),
-        force=args.force or state == "none",
+        force=args.force,
     )
     yield from start(request, control)  # type: ignore[arg-type]
 

@@ -53,22 +53,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
     """Everything there is to say, in the engine thread."""
+    import numba
+    import numpy as np
     from llvmlite import binding
 
     from slim.bench.machine import describe_machine
-    from slim.compute import are_cached, set_threads, thread_info, warm_up
+    from slim.compute import are_cached, set_threads, usable_cores, warm_up
     from slim.kernels import CACHE_FOLDER
+    from slim.kernels.adamw import sum_of_squares
     from slim.kernels.table import kernels_of
     from slim.kernels.tile import HAS_BF16, LANES, MR, NR
     from slim.memory import available_bytes
 
     precisions = ("fp32", "bf16") if HAS_BF16 else ("fp32",)
-    kernels = [kernel for precision in precisions for kernel in kernels_of(precision, training=True)]
-    set_threads(0)
+    kernels = [
+        kernel for precision in precisions for kernel in kernels_of(precision, training=True)
+    ]
+    threads = set_threads(0)
     if warm:
         yield from warm_up(kernels)
         yield from _tokenizer_kernels()
-    threads = thread_info()
+    # The layer is known once a parallel kernel has run.
+    sum_of_squares(np.empty(1, np.float32), np.ones(1, np.float32))
     check: dict[str, object] = {"right": None}
     if warm or are_cached(kernels):
         check = _proof(precisions[-1])
@@ -81,9 +87,9 @@ def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
         "processor": describe_machine().processor,
         "cpu": binding.get_host_cpu_name(),
         "features": [name for name in FEATURES if features.get(name)],
-        "cores": threads.cores,
-        "threads": threads.threads,
-        "threading_layer": threads.layer,
+        "cores": usable_cores(),
+        "threads": threads,
+        "threading_layer": numba.threading_layer(),
         "memory_available_bytes": available_bytes(),
         "lanes": LANES,
         "tile": [MR, NR],
