@@ -95,7 +95,7 @@ class Workspace:
     """
 
     def __init__(self, config: ModelConfig, B: int, T: int, train: bool, dtype: type = np.float32) -> None:
-        if T > config.max_seq_len:
+        if T > config.max_seq_len:  # noqa: SIM300 (T is not a constant)
             raise ValueError(f"T must be at most max_seq_len, but {T} > {config.max_seq_len}")
         self.B, self.T, self.train, self.dtype = B, T, train, dtype
         N, C, F, V = B * T, config.dim, config.hidden_dim, config.vocab_size

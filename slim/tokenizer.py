@@ -242,8 +242,8 @@ def _record(
         "padding": None,
         "added_tokens": [
             {
-                **{"id": i, "content": name, "single_word": False, "lstrip": False},
-                **{"rstrip": False, "normalized": False, "special": True},
+                "id": i, "content": name, "single_word": False, "lstrip": False,
+                "rstrip": False, "normalized": False, "special": True,
             }
             for i, name in enumerate(SPECIAL_TOKENS)
         ],

@@ -125,10 +125,10 @@ def test_repetition_fires_where_the_definition_does(
     tokens = start + loop * copies + end
 
     def ends_in_a_loop(seen: list[int]) -> bool:
-        for n in range(8, len(seen) // 3 + 1):
-            if seen[-n:] == seen[-2 * n : -n] == seen[-3 * n : -2 * n]:
-                return True
-        return False
+        return any(
+            seen[-n:] == seen[-2 * n : -n] == seen[-3 * n : -2 * n]
+            for n in range(8, len(seen) // 3 + 1)
+        )
 
     expected = next((i for i in range(1, len(tokens) + 1) if ends_in_a_loop(tokens[:i])), None)
     assert fired_at(Repetition(), tokens) == expected

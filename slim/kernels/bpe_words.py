@@ -112,7 +112,8 @@ def count_words(seen, progress, slots, words, texts, used, data, doc_starts, cla
     """seen (W, room) int32 =   words (W, K, 5) int64 +=   data (n,) uint8   doc_starts (n_docs,) int64   classes (0x110000,)
 
     Each of W workers goes through its share of `data`, as far as `room` allows, and writes to `seen` the number of each
-    word, and -1 - d where document d begins. It is done when its POSITION, at first -1, is STOP and room is left. When NEEDED is not 0 its table is to be made larger first: slots empty, N_INDEXED and NEEDED 0.
+    word, and -1 - d where document d begins. It is done when its POSITION, at first -1, is STOP and room is left. When NEEDED
+    is not 0 its table is to be made larger first: slots empty, N_INDEXED and NEEDED 0.
     progress (W, 5) int64   slots (W, S) int32   texts (W, A) uint8   used (W, 4) int64
     """
     n_workers = len(progress)

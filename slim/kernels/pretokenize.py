@@ -54,11 +54,11 @@ def word_end(data, i, stop, classes):
     first = np.int64(data[i])
     if first == APOSTROPHE and i + 1 < stop:
         second = np.int64(data[i + 1])
-        if second == S or second == T or second == M or second == D:
+        if second in (S, T, M, D):
             return i + 2
         if i + 2 < stop:
             third = np.int64(data[i + 2])
-            if third == E and (second == R or second == V) or third == L and second == L:
+            if (third == E and second in (R, V)) or (third == L and second == L):
                 return i + 3
     kind, size = class_at(data, i, stop, classes)
     end = i + size

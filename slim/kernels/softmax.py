@@ -159,7 +159,8 @@ def _softmax_row(typing_context, to, at, x, start, seen, scale, shift):
 
 @intrinsic
 def _softmax_gradient_rows(
-    typing_context, to, p_at, ds_at, ds_row, width, x, p, dp, stride, seen, seen_second, scale, shift, shift_second, delta, delta_second
+    typing_context, to, p_at, ds_at, ds_row, width, x, p, dp, stride, seen, seen_second,
+    scale, shift, shift_second, delta, delta_second,
 ):  # fmt: skip
     def codegen(context, b, signature, arguments):
         v = _Vectors(context, b, signature, arguments)

@@ -219,7 +219,8 @@ def _copy_row(typing_context, to, at, x, first, second):
         unit = I32 if paired else F32
 
         def load(start):
-            value = b.load(b.bitcast(b.gep(context.make_array(sig.args[2])(context, b, x_array).data, [start]), row.as_pointer()))
+            data = context.make_array(sig.args[2])(context, b, x_array).data
+            value = b.load(b.bitcast(b.gep(data, [start]), row.as_pointer()))
             value.align = 2 if paired else 4
             return value
 
