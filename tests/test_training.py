@@ -21,9 +21,8 @@ from slim.config import ModelConfig, TrainConfig
 from slim.data import TokenData
 from slim.events import StepFinished, StepSkipped
 from slim.model import Model
-from slim.optim import AdamW
 from slim.parameters import Parameters
-from slim.train import TrainingState, UnstableError, train
+from slim.train import Trainer, UnstableError, train
 
 ROOT = Path(__file__).parents[1]
 STORIES = ROOT / "demo" / "stories.txt"
@@ -73,13 +72,10 @@ def losses(out: Path) -> list[tuple[int, float]]:
 
 def loop(n: int, config: TrainConfig, precision: str = "fp32"):  # type: ignore[no-untyped-def]
     """A training of `n` steps on a repeating text."""
-    parameters = Parameters(SIZES).initialise(config.seed)
-    model = Model(SIZES, parameters, precision)
+    model = Model(SIZES, Parameters(SIZES).initialise(config.seed), precision)
     data = TokenData(np.arange(33, dtype=np.int32) * 5 % 97, 33)
-    state = TrainingState()
-    return model, state, train(
-        model, AdamW(parameters, config), data, config, state, n, model.workspace(2, 16, train=True)
-    )  # fmt: skip
+    trainer = Trainer(model, data, config, B=2, T=16)
+    return model, trainer.state, train(trainer, n)
 
 
 def test_loss_starts_at_the_logarithm_of_the_vocabulary_and_one_text_is_learnt_by_heart() -> None:
@@ -109,8 +105,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_three_end_the_loop() -> None:
     same = np.isfinite(model.parameters.flat)
     assert np.array_equal(model.parameters.flat[same], before[same]), "no update was applied"
     with pytest.raises(UnstableError):
-        for _ in range(5):
-            next(events)
+        list(events)
     assert state.bad_steps == 3
 
 
@@ -129,7 +124,7 @@ def test_a_run_is_whole_and_generates(text: Path, tmp_path: Path) -> None:
     assert [event["step"] for event in evaluations] == [40, 80, 120]
     assert evaluations[-1]["bits_per_byte"] < evaluations[0]["bits_per_byte"]
     record = json.loads(slim("info", out, "--json").stdout)
-    assert record["history"][-1]["steps"] == 120 and record["model"]["dim"] == 32
+    assert record["history"][-1]["tokens_seen"] == 120 * 128 and record["model"]["dim"] == 32
     first = slim("generate", out, "Once", 12, "--seed", 3).stdout
     assert first.startswith("Once") and first == slim("generate", out, "Once", 12, "--seed", 3).stdout
     result = json.loads(slim("eval", out, text, "--json").stdout)
@@ -179,31 +174,32 @@ def test_finetune_keeps_the_vocabulary_and_train_fits_the_text(text: Path, tmp_p
     assert json.loads(slim("info", quick, "--json").stdout)["model"]["dim"] == 128
 
 
-def test_a_second_trainer_is_refused(text: Path, tmp_path: Path) -> None:
-    out = tmp_path / "model.bin"
-    first = subprocess.Popen(
-        [sys.executable, "-m", "slim", "pretrain", str(text), "1000", str(out), *SMALL, "--json"],
+def start_and_wait(*arguments: object) -> subprocess.Popen[str]:
+    """A training process that has made its first steps."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "slim", *map(str, arguments), "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
     )  # fmt: skip
-    assert first.stdout is not None
+    assert process.stdout is not None
+    for line in process.stdout:
+        if '"step_finished"' in line:
+            break
+    return process
+
+
+def test_a_second_trainer_is_refused_and_so_is_a_changed_text(text: Path, tmp_path: Path) -> None:
+    out, own = tmp_path / "model.bin", tmp_path / "own.txt"
+    own.write_bytes(text.read_bytes())
+    first = start_and_wait("pretrain", own, 1000, out, *SMALL)
     try:
-        for line in first.stdout:
-            if '"step_finished"' in line:
-                break
-        second = slim("pretrain", text, 1, out, *SMALL, "--force", check=False)
-        assert second.returncode == 2 and str(first.pid) in second.stderr
+        second = slim("pretrain", own, 1, out, *SMALL, "--force", check=False)
     finally:
         first.kill()
         first.communicate()
-
-
-def test_a_changed_text_is_refused_on_resume(text: Path, tmp_path: Path) -> None:
-    out, own = tmp_path / "model.bin", tmp_path / "own.txt"
-    own.write_bytes(text.read_bytes())
-    slim("pretrain", own, 1, out, *SMALL, "--max-steps", 10)
+    assert second.returncode == 2 and str(first.pid) in second.stderr, second.stderr
     own.write_bytes(text.read_bytes()[:-500])
     done = slim("resume", out, check=False)
-    assert done.returncode == 3 and "--force" in done.stderr
+    assert done.returncode == 3 and "--force" in done.stderr, done.stderr
 
 
 def test_a_save_that_fails_leaves_the_old_file_and_training_goes_on(
@@ -232,7 +228,8 @@ BAD = [
     (["pretrain", "SHORT", "1", "OUT"], 3, "too short"),
     (["pretrain", "TEXT", "OUT", "1"], 2, "EPOCHS must be a number"),
     (["pretrain", "TEXT", "0", "OUT"], 2, "EPOCHS"),
-    (["pretrain", "TEXT", "1", "TEXT"], 2, "--force"),
+    (["pretrain", "TEXT", "1", "TEXT"], 2, "OUT must not be the text"),
+    (["pretrain", "TEXT", "1", "EMPTY"], 2, "--force"),
     (["pretrain", "TEXT", "1", "no/such/folder/OUT"], 3, "cannot be saved"),
     (["pretrain", "TEXT", "1", "OUT", "ten"], 2, "MAX_BYTES"),
     (["pretrain", "TEXT", "1", "OUT", "--set", "dim=250"], 2, "250 % 8"),
