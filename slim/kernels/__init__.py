@@ -26,12 +26,12 @@ if os.environ.get("SLIM_LANES") == "8" and platform.machine() in ("x86_64", "AMD
     os.environ.setdefault("NUMBA_CPU_NAME", "haswell")
     os.environ.setdefault("NUMBA_CPU_FEATURES", "")
 
-import llvmlite  # noqa: E402
-import numba  # noqa: E402
-import numba.core.dispatcher  # noqa: E402
-import platformdirs  # noqa: E402
-from numba.core import config as numba_config  # noqa: E402
-from numba.core.caching import FunctionCache, IndexDataCacheFile  # noqa: E402
+import llvmlite
+import numba
+import numba.core.dispatcher
+import platformdirs
+from numba.core import config as numba_config
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 
 def _source_digest() -> str:
