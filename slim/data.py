@@ -17,7 +17,7 @@ import numpy as np
 
 from slim.corpus import Corpus, divide
 from slim.errors import DataError
-from slim.events import Progress
+from slim.events import Note, Progress
 
 SHORTEST_SEQ_LEN = 16
 _PROGRESS_BYTES = 2**19  # documents encoded between two Progress events
@@ -57,9 +57,10 @@ class TokenData:
 
 def prepare(
     corpus: Corpus, tokenizer: Encoder, validation_share: float = 0.05
-) -> Generator[Progress, None, TokenData]:
-    """Encode a corpus: progress as it goes, the data as the generator's return value."""
+) -> Generator[Progress | Note, None, TokenData]:
+    """Encode a corpus: what is to be known and progress as it goes, the data as the generator's return value."""
     division = divide(corpus, validation_share)
+    yield from division.notes
     train = yield from encode_documents(division.train, tokenizer, corpus.n_bytes)
     n_train_bytes = sum(map(len, division.train))
     validation = yield from encode_documents(

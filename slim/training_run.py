@@ -136,9 +136,10 @@ class TrainingRun:
 
     def _steps(self) -> Generator[Event, None, str]:
         """Updates with everything between them; the reason for the end."""
-        plan, standing, control = self.plan, self.standing, self.control
+        plan, control = self.plan, self.control
         updates = train(self.trainer, plan.total_steps)
         while True:
+            standing = self.standing  # a rollback replaces it
             evaluation_due = self.step > standing.evaluated_step and self._is_due(
                 plan.config.eval_every
             )

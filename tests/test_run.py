@@ -1,0 +1,722 @@
+"""Whole runs on a tiny model: what they leave behind, how they go on, and what they do when something fails."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slim import checkpoint, recipe, run, run_checkpoint, training_run
+from slim.compute import submit
+from slim.config import GenerateConfig
+from slim.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    ModelFileError,
+    SaveError,
+    SlimError,
+    UsageError,
+)
+from slim.events import (
+    CheckpointSaved,
+    EvalFinished,
+    Event,
+    Note,
+    RunStarted,
+    SampleFinished,
+    SampleStarted,
+    StepFinished,
+    StepSkipped,
+    TokenGenerated,
+    TrainFinished,
+)
+from slim.generate import generate
+from slim.model_file import load_model
+from slim.request import Request, RunControl
+from slim.run_directory import BusyError, Journal, RunDirectory
+from slim.settings import Settings
+from slim.train import Trainer
+
+STEPS = 24
+SIZES: dict[str, object] = {
+    "dim": 16,
+    "n_layers": 1,
+    "n_heads": 2,
+    "hidden_dim": 24,
+    "max_seq_len": 32,
+    "vocab_size": 280,
+    "batch_tokens": 64,
+    "seq_len": 16,
+    "max_steps": STEPS,
+    "eval_every": 8,
+    "sample_every": 8,
+    "sample_tokens": 3,
+    "precision": "fp32",
+    "learning_rate": 1e-2,
+    "threads": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second of calibration at the end of every run."""
+    monkeypatch.setattr(recipe, "CALIBRATION_SECONDS", (0.0, 0.0))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    words = ["the", "fox", "saw", "a", "bird", "and", "sang", "to", "it", "all", "day"]
+    stories = [" ".join(rng.choice(words, 30)) + ".\n" for _ in range(40)]
+    path = tmp_path / "stories.txt"
+    path.write_text("<|endoftext|>\n".join(stories), encoding="utf-8")
+    return path
+
+
+def request(corpus: Path, command: str = "pretrain", **changes: object) -> Request:
+    settings = {**SIZES, **dict(changes.pop("settings", {}))}  # type: ignore[call-overload]
+    values = {"epochs": 1000.0, "out": str(corpus.parent / "model.bin"), **changes}
+    return Request(command, str(corpus), settings=Settings(settings), **values)  # type: ignore[arg-type]
+
+
+def losses(events: list[Event]) -> list[float]:
+    return [event.loss for event in events if isinstance(event, StepFinished)]
+
+
+def of_kind(events: list[Event], kind: type) -> list:  # type: ignore[type-arg]
+    return [event for event in events if isinstance(event, kind)]
+
+
+def weights(path: Path) -> str:
+    """sha256 over all arrays of a model file."""
+    tensors, _ = checkpoint.read(path)
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].tobytes())
+    return digest.hexdigest()
+
+
+def metrics(out: Path) -> list[tuple[object, ...]]:
+    """What metrics.jsonl says of steps and evaluations, without times."""
+    lines = Path(f"{out}.run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    kinds = ("step_finished", "eval_finished", "sample_finished")
+    return [
+        (r["event"], r["step"], r.get("loss"), r.get("grad_norm"), r.get("text"))
+        for r in records
+        if r["event"] in kinds
+    ]
+
+
+# ---- a whole run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_text_to_model(corpus: Path) -> None:
+    out = corpus.parent / "model.bin"
+    events = list(run.start(request(corpus)))
+    (started,) = of_kind(events, RunStarted)
+    assert (started.step, started.total_steps, started.resumed) == (0, STEPS, False)
+    assert started.tokens_per_step == 64 and started.threads == 1
+    assert [event.step for event in of_kind(events, StepFinished)] == list(range(1, STEPS + 1))
+    assert [event.step for event in of_kind(events, EvalFinished)] == [8, 16, 24]
+    assert [event.step for event in of_kind(events, SampleFinished)] == [0, 8, 16, 24]
+    assert losses(events)[-1] < losses(events)[0] - 1
+    (finished,) = of_kind(events, TrainFinished)
+    assert events[-1] is finished and finished.reason == "finished" and finished.step == STEPS
+    best = min(of_kind(events, EvalFinished), key=lambda event: event.loss)
+    assert (finished.best_step, finished.best_loss) == (best.step, best.loss)
+
+    model, tokenizer, metadata = load_model(out)
+    assert model.config.dim == 16 and tokenizer.vocab_size == model.config.vocab_size <= 280
+    (entry,) = metadata["history"]  # type: ignore[misc]
+    assert entry["command"] == "pretrain" and entry["bits_per_byte"] == best.bits_per_byte
+    assert metadata["calibration"] is not None
+    directory = Path(f"{out}.run")
+    names = {"last", "best", "metrics.jsonl", "samples.jsonl", "settings.json", "result.json"}
+    assert {path.name for path in directory.iterdir()} == names | {"lock", "log.txt"}
+    assert directory.joinpath("best").read_bytes() == out.read_bytes()
+    samples = directory.joinpath("samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in samples] == [0, 8, 16, 24]
+
+
+def test_samples_are_streamed(corpus: Path) -> None:
+    events = list(run.start(request(corpus, settings={"sample_prompts": ("the fox", "a")})))
+    place = events.index(of_kind(events, SampleStarted)[2])
+    started, *tokens, finished = events[place : place + 5]
+    assert started == SampleStarted(8, 0, "the fox")
+    assert all(isinstance(token, TokenGenerated) and token.sample == 0 for token in tokens)
+    assert isinstance(finished, SampleFinished)
+    assert finished.text == "".join(token.text for token in tokens)
+    assert {event.sample for event in of_kind(events, TokenGenerated)} == {0, 1}
+
+
+def test_everything_is_saved_before_it_is_validated(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(recipe, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(training_run.TrainingRun, "_is_overdue", lambda self: False)
+    order = [
+        f"{type(event).__name__}{getattr(event, 'kind', '')}"
+        for event in run.start(request(corpus))
+        if not isinstance(event, (TokenGenerated, Note))
+    ]
+    place = order.index("EvalFinished")
+    assert order[place - 2 : place + 5] == [
+        *("StepFinished", "CheckpointSavedlast", "EvalFinished", "CheckpointSavedbest"),
+        *("CheckpointSavedout", "SampleStarted", "SampleFinished"),
+    ]
+
+
+def test_saves_are_rare_when_evaluations_are_frequent(corpus: Path) -> None:
+    events = list(run.start(request(corpus, settings={"eval_every": 1})))
+    assert sum(event.kind == "last" for event in of_kind(events, CheckpointSaved)) == 2
+    assert len(of_kind(events, EvalFinished)) == STEPS
+
+
+def test_finetune_keeps_vocabulary_and_sizes(corpus: Path) -> None:
+    base = corpus.parent / "base.bin"
+    list(run.start(request(corpus, out=str(base))))
+    before = base.read_bytes()
+    recipe_only = {"max_steps": 6, "batch_tokens": 64, "seq_len": 16, "precision": "fp32"}
+    asked = Request(
+        *("finetune", str(corpus), 5.0, str(corpus.parent / "tuned.bin"), str(base)),
+        settings=Settings({**recipe_only, "eval_every": 3, "sample_tokens": 0}),
+    )
+    events = list(run.start(asked))
+    rates = [event.learning_rate for event in of_kind(events, StepFinished)]
+    assert max(rates) == recipe.FINETUNE_RATE
+    assert losses(events)[0] < 5.0, "it begins with what the base knows"
+    model, tokenizer, metadata = load_model(asked.out)
+    assert tokenizer.to_json() == load_model(base)[1].to_json() and model.config.dim == 16
+    assert [entry["command"] for entry in metadata["history"]] == ["pretrain", "finetune"]  # type: ignore[attr-defined]
+    assert base.read_bytes() == before
+
+    with pytest.raises(UsageError, match="keeps the sizes of its base, so dim cannot be set"):
+        list(
+            run.start(
+                Request(
+                    *("finetune", str(corpus), 5.0, "x.bin", str(base)),
+                    settings=Settings({"dim": 8}),
+                )
+            )
+        )
+
+
+def test_training_stops_when_the_held_out_text_gains_no_more(corpus: Path) -> None:
+    settings = {"max_steps": 5000, "eval_every": 10, "learning_rate": 0.05, "patience": 3}
+    events = list(run.start(request(corpus, "train", settings=settings)))
+    finished = events[-1]
+    assert isinstance(finished, TrainFinished) and finished.reason == "early_stop"
+    evaluations = of_kind(events, EvalFinished)
+    best = min(evaluations, key=lambda event: event.loss)
+    assert finished.best_step == best.step == finished.step - 30
+    assert load_model(f"{request(corpus).out}.run/best")[2]["history"][-1]["step"] in (
+        best.step,
+        finished.step,
+    )  # type: ignore[index]
+    # What is kept are the weights of the best evaluation, not the last.
+    saved = [event.step for event in of_kind(events, CheckpointSaved) if event.kind == "out"]
+    assert saved[-2] == best.step
+
+
+def test_minutes_fix_the_number_of_steps_once(corpus: Path) -> None:
+    settings = {"minutes": 0.2, "max_steps": 10**9, "eval_every": 50}
+    control = RunControl()
+    events = run.start(request(corpus, settings=settings), control)
+    seen: list[Event] = []
+    for event in events:
+        seen.append(event)
+        control.stop = isinstance(event, StepFinished) and event.step == 3
+    (started,) = of_kind(seen, RunStarted)
+    assert 10 < started.total_steps < 10**6
+    resumed = run.resume(request(corpus).out, control)
+    again = next(event for event in resumed if isinstance(event, RunStarted))
+    resumed.close()  # type: ignore[attr-defined]
+    assert again.total_steps == started.total_steps and again.step == 3
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+def interrupt(events: Iterator[Event], control: RunControl, at: int) -> list[Event]:
+    """Ask for an end in the middle of the events after step `at`."""
+    seen = []
+    for event in events:
+        seen.append(event)
+        if isinstance(event, StepFinished) and event.step == at:
+            control.stop = True
+    return seen
+
+
+@pytest.mark.parametrize("at", [1, 7, 8, 9, 23])
+def test_a_run_that_was_stopped_goes_on_to_the_byte(corpus: Path, at: int) -> None:
+    whole, parts = corpus.parent / "whole.bin", corpus.parent / "parts.bin"
+    list(run.start(request(corpus, out=str(whole))))
+    control = RunControl()
+    first = interrupt(run.start(request(corpus, out=str(parts)), control), control, at)
+    assert isinstance(first[-1], TrainFinished) and first[-1].reason == "interrupted"
+    assert parts.exists(), "even before the first evaluation there is something to show"
+    second = list(run.resume(parts, threads=2))
+    (started,) = of_kind(second, RunStarted)
+    assert started.resumed and started.step == at
+    assert weights(parts) == weights(whole)
+    assert weights(Path(f"{parts}.run/last")) == weights(Path(f"{whole}.run/last"))
+    assert metrics(parts) == metrics(whole)
+
+
+def test_a_run_that_was_abandoned_goes_on_to_the_byte(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing the generator is what kill -9 comes to: nothing is saved any more. At every event of a run."""
+    whole, parts = corpus.parent / "whole.bin", corpus.parent / "parts.bin"
+    monkeypatch.setattr(training_run.TrainingRun, "_is_save_due", lambda self: True)
+    expected_events = [type(event).__name__ for event in run.start(request(corpus, out=str(whole)))]
+    expected = weights(whole), weights(Path(f"{whole}.run/last")), metrics(whole)
+    places = range(expected_events.index("RunStarted") + 2, len(expected_events), 5)
+    for place in places:
+        events = run.start(request(corpus, out=str(parts), force=True))
+        for _ in range(place):
+            next(events)
+        events.close()  # type: ignore[attr-defined]
+        list(run.resume(parts))
+        assert (weights(parts), weights(Path(f"{parts}.run/last")), metrics(parts)) == expected, (
+            place
+        )
+
+
+def test_early_stop_and_patience_survive(corpus: Path) -> None:
+    settings = {"max_steps": 3000, "eval_every": 10, "learning_rate": 0.05, "patience": 2}
+    whole, parts = corpus.parent / "whole.bin", corpus.parent / "parts.bin"
+    expected = list(run.start(request(corpus, "train", out=str(whole), settings=settings)))[-1]
+    assert isinstance(expected, TrainFinished) and expected.reason == "early_stop"
+    control = RunControl()
+    asked = request(corpus, "train", out=str(parts), settings=settings)
+    interrupt(run.start(asked, control), control, expected.step - 10)
+    finished = list(run.resume(parts))[-1]
+    assert isinstance(finished, TrainFinished)
+    assert (finished.step, finished.best_loss) == (expected.step, expected.best_loss)
+    assert weights(parts) == weights(whole)
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(corpus: Path) -> None:
+    finished = list(run.start(request(corpus)))[-1]
+    before = Path(request(corpus).out).read_bytes()
+    note, again = list(run.resume(request(corpus).out))
+    assert isinstance(note, Note) and "has come to its end" in note.text
+    assert again == finished and Path(request(corpus).out).read_bytes() == before
+
+
+def test_a_changed_text_is_refused_with_a_choice(corpus: Path) -> None:
+    control = RunControl()
+    interrupt(run.start(request(corpus), control), control, 5)
+    text = corpus.read_text()
+    corpus.write_text(text.replace("fox", "dog"))
+    with pytest.raises(
+        DataError, match=r"is not the text that this run was begun with.*--force.*finetune"
+    ):
+        list(run.resume(request(corpus).out))
+    corpus.write_text(text)
+    assert list(run.resume(request(corpus).out))[-1].reason == "finished"  # type: ignore[union-attr]
+
+
+def test_resume_as_an_option(corpus: Path) -> None:
+    asked = request(corpus, resume=True)
+    control = RunControl()
+    interrupt(run.start(asked, control), control, 5)  # nothing is there: it begins
+    with pytest.raises(UsageError, match="was begun with EPOCHS 1000, not 7"):
+        list(run.start(request(corpus, resume=True, epochs=7.0)))
+    with pytest.raises(UsageError, match=r"was begun with the settings .*dim=16.* not .*dim=18"):
+        list(run.start(request(corpus, resume=True, settings={"dim": 18})))
+    events = list(run.start(request(corpus, resume=True, settings={"threads": 2})))
+    assert of_kind(events, RunStarted)[0].step == 5 and losses(events)
+
+
+def test_resume_where_nothing_is(corpus: Path) -> None:
+    with pytest.raises(UsageError, match="has no run to go on with"):
+        list(run.resume(corpus.parent / "nothing.bin"))
+    assert sorted(path.name for path in corpus.parent.iterdir()) == ["stories.txt"]
+
+
+# ---- a shell that watches --------------------------------------------------------------------------------------------
+
+
+def test_a_chat_between_steps_and_a_save_on_demand(corpus: Path) -> None:
+    """What the dashboard does: watch, write with the weights as they are, save now, stop and save."""
+    control = RunControl()
+    asked = request(
+        corpus, settings={"max_steps": 100_000, "eval_every": 100_000, "sample_every": 100_000}
+    )
+    job = submit(run.start(asked, control))
+    seen: list[Event] = []
+    while not losses(seen):
+        seen += job.poll()
+    replies = [
+        event
+        for _ in range(2)
+        for event in submit(
+            generate(
+                control.model, control.tokenizer, "the fox", GenerateConfig(max_tokens=5, seed=1)
+            )  # type: ignore[arg-type]
+        )
+    ]
+    assert sum(isinstance(event, TokenGenerated) for event in replies) == 10
+    control.save_now = True
+    while not any(
+        event.kind == "last" and event.step > 0 for event in of_kind(seen, CheckpointSaved)
+    ):
+        seen += job.poll()
+    assert not control.save_now
+    control.stop = True
+    seen += list(job)
+    finished = seen[-1]
+    assert isinstance(finished, TrainFinished) and finished.reason == "interrupted"
+    assert control.model is None and job.done
+    steps = [event.step for event in of_kind(seen, StepFinished)]
+    assert steps == list(range(1, finished.step + 1)), "no event is lost"
+
+
+# ---- failures --------------------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """Makes saves of some files fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.failing: set[str] = set()
+        self.tried: list[str] = []
+        write, replace_file = checkpoint.write, run_checkpoint.replace_file
+
+        def guarded_write(path: Path, *rest: object, **named: object) -> int:
+            self._check(Path(path))
+            return write(path, *rest, **named)  # type: ignore[arg-type]
+
+        def guarded_replace(path: Path, *rest: object, **named: object) -> int:
+            self._check(Path(path))
+            return replace_file(path, *rest, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(run_checkpoint.checkpoint, "write", guarded_write)
+        monkeypatch.setattr(run_checkpoint, "replace_file", guarded_replace)
+
+    def _check(self, path: Path) -> None:
+        self.tried.append(path.name)
+        if path.name in self.failing:
+            raise SaveError(f"{path}: cannot be saved: no space left on device")
+
+
+@pytest.mark.parametrize("name", ["last", "best", "model.bin"])
+def test_a_failing_save_is_shown_and_training_goes_on(
+    corpus: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run.TrainingRun, "_is_save_due", lambda self: True)
+    disk = Disk(monkeypatch)
+    events = []
+    for event in run.start(request(corpus)):
+        events.append(event)
+        if isinstance(event, StepFinished):
+            disk.failing = {name} if 7 <= event.step <= 16 else set()
+    warnings = [event.text for event in of_kind(events, Note) if event.level == "warning"]
+    assert len(warnings) == 2 and all("no space left" in text for text in warnings)
+    assert len(losses(events)) == STEPS and events[-1].reason == "finished"  # type: ignore[union-attr]
+    whole = corpus.parent / "whole.bin"
+    list(run.start(request(corpus, out=str(whole))))
+    assert weights(Path(request(corpus).out)) == weights(whole), "nothing else is different"
+
+
+def test_three_failing_saves_in_a_row_end_a_run(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    events = []
+    before = b""
+
+    def watch() -> None:
+        nonlocal before
+        for event in run.start(request(corpus, settings={"max_steps": 100})):
+            events.append(event)
+            if isinstance(event, StepFinished) and event.step == 9:
+                before = Path(request(corpus).out).read_bytes()
+                disk.failing = {"best"}
+
+    with pytest.raises(SaveError, match="no space left"):
+        watch()
+    assert disk.tried.count("best") >= 3 and Path(request(corpus).out).read_bytes() == before
+    assert of_kind(events, StepFinished)[-1].step < 100
+
+
+def test_best_weights_that_could_not_be_saved_do_not_count(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    events = []
+    for event in run.start(request(corpus)):
+        events.append(event)
+        if isinstance(event, StepFinished):
+            disk.failing = {"best"} if event.step > 20 else set()
+        if isinstance(event, EvalFinished) and event.step == STEPS:
+            disk.failing = {"best"}
+        if isinstance(event, Note) and "cannot be saved" in event.text:
+            disk.failing = set()
+    finished = events[-1]
+    assert isinstance(finished, TrainFinished) and finished.best_step == 16
+
+
+def test_lines_that_a_full_disk_refuses_come_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    assert journal.append("one\n") is None
+    write = os.write
+
+    def partial(fd: int, data: bytes) -> int:
+        if len(data) > 2:
+            return write(fd, bytes(data[:2]))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", partial)
+    problem = journal.append("second\n")
+    assert problem is not None and "no space left on device" in problem
+    assert (tmp_path / "metrics.jsonl").read_text() == "one\n", "no half line"
+    monkeypatch.setattr(os, "write", write)
+    assert journal.append("third\n") is None
+    assert (tmp_path / "metrics.jsonl").read_text() == "one\nsecond\nthird\n"
+    journal.cut(6)
+    assert (tmp_path / "metrics.jsonl").read_text() == "one\n" and journal.size == 4
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, bad) -> None:  # type: ignore[no-untyped-def]
+    """Losses that are not finite, where `bad(batch number)` says so."""
+    compute = Trainer.compute_gradients
+
+    def spoilt(self: Trainer, step: int) -> tuple[float, float]:
+        loss, norm = compute(self, step)
+        return (math.nan, norm) if bad(self.state.first_batch + step) else (loss, norm)
+
+    monkeypatch.setattr(Trainer, "compute_gradients", spoilt)
+
+
+def test_bad_batches_are_skipped_then_left_out(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run.TrainingRun, "_is_save_due", lambda self: True)
+    spoil(monkeypatch, lambda batch: batch in (3, 10, 11, 12))
+    events = list(run.start(request(corpus)))
+    assert [event.step for event in of_kind(events, StepSkipped)] == [4, 11, 12, 13]
+    (note,) = [event for event in of_kind(events, Note) if "back to step" in event.text]
+    assert note.level == "warning" and "back to step 8" in note.text and "0.5 times" in note.text
+    steps = [event.step for event in of_kind(events, StepFinished)]
+    assert steps == [1, 2, 3, *range(5, 11), *range(9, STEPS + 1)]
+    again = [event for event in of_kind(events, StepFinished) if event.step == 9]
+    assert again[1].learning_rate == pytest.approx(again[0].learning_rate / 2)
+    assert again[1].loss != again[0].loss, "other batches"
+    log = Path(f"{request(corpus).out}.run/log.txt").read_text()
+    assert "back to step 8" in log
+    assert events[-1].reason == "finished"  # type: ignore[union-attr]
+
+
+def test_a_rollback_survives_a_resume(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, lambda batch: batch in (10, 11, 12))
+    whole, parts = corpus.parent / "whole.bin", corpus.parent / "parts.bin"
+    list(run.start(request(corpus, out=str(whole))))
+    control = RunControl()
+    events = run.start(request(corpus, out=str(parts)), control)
+    for event in events:
+        control.stop = control.stop or (isinstance(event, Note) and "back to step" in event.text)
+    list(run.resume(parts))
+    assert weights(parts) == weights(whole)
+
+
+def test_training_that_cannot_be_saved_gives_up(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, lambda batch: batch >= 12)
+    events: list[Event] = []
+    with pytest.raises(
+        DivergedError, match=r"training diverged: .*learning_rate=0\.0025"
+    ) as caught:
+        events.extend(run.start(request(corpus)))
+    assert caught.value.exit_code == 4
+    assert (
+        len([event for event in of_kind(events, Note) if "back to step" in event.text])
+        == recipe.ROLLBACKS
+    )
+    _, _, metadata = load_model(request(corpus).out)
+    assert metadata["history"][-1]["best_step"] == 8, "OUT holds the best from before"  # type: ignore[index]
+    assert "training diverged" in Path(f"{request(corpus).out}.run/log.txt").read_text()
+
+
+def test_weights_that_are_not_finite_replace_nothing(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if all guards before it failed, the file of good weights is left alone."""
+    out = Path(request(corpus).out)
+    kept: list[bytes] = []
+    events = run.start(request(corpus, settings={"sample_tokens": 0}), control := RunControl())
+
+    def watch() -> None:
+        for event in events:
+            if isinstance(event, StepFinished) and event.step == 12:
+                kept.append(out.read_bytes())
+                control.model.parameters.flat[5] = np.nan  # type: ignore[attr-defined]
+                control.model.pack()  # type: ignore[attr-defined]
+
+    with contextlib.suppress(SlimError):
+        watch()
+    assert kept
+    load_model(out)  # refuses weights that are not whole
+    for path in (out, Path(f"{out}.run/last"), Path(f"{out}.run/best")):
+        tensors, _ = checkpoint.read(path)
+        assert all(np.isfinite(array).all() for array in tensors.values())
+
+
+def test_a_second_trainer_is_refused(corpus: Path) -> None:
+    first = run.start(request(corpus))
+    while not isinstance(next(first), StepFinished):
+        pass
+    for second in (
+        run.start(request(corpus)),
+        run.start(request(corpus, force=True)),
+        run.resume(request(corpus).out),
+    ):
+        with pytest.raises(
+            SlimError, match=rf"process {os.getpid()} is training here|exists"
+        ) as caught:
+            list(second)
+        assert isinstance(caught.value, (BusyError, UsageError))
+    assert list(first)[-1].reason == "finished"  # type: ignore[union-attr]
+
+
+def test_a_lock_whose_folder_disappears_is_taken_anew(tmp_path: Path) -> None:
+    first = RunDirectory(tmp_path / "m.bin")
+    first.close()
+    assert list(tmp_path.iterdir()) == [], "a folder in which nothing was saved disappears"
+    second = RunDirectory(tmp_path / "m.bin")
+    with pytest.raises(BusyError):
+        RunDirectory(tmp_path / "m.bin")
+    second.close()
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+def refused(asked: Request, kind: type[SlimError], words: str) -> None:
+    folder = Path(asked.out).parent
+    before = (
+        {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+        if folder.is_dir()
+        else {}
+    )
+    with pytest.raises(kind, match=words):
+        list(run.start(asked))
+    if folder.is_dir():
+        after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+        assert after == before, "nothing is left behind and nothing is lost"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be opened: no such file"),
+        (b"", "is empty"),
+        (b" \n\n ", "holds no text"),
+        (b"\x1f\x8b" + bytes(100), "is gzip-compressed"),
+        (bytes(range(256)) * 40, "is binary"),
+        (b"a few words", "too short"),
+    ],
+)
+def test_bad_texts(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    refused(request(path, settings={"seq_len": 0}), DataError, words)
+
+
+def test_a_text_shorter_than_a_sequence(corpus: Path) -> None:
+    corpus.write_text("only some words in here, and they are not many at all\n" * 3)
+    settings = {"seq_len": 500, "max_seq_len": 512, "batch_tokens": 4096}
+    refused(
+        request(corpus, settings=settings),
+        DataError,
+        r"the text is too short: .* a sequence has 500",
+    )
+
+
+def test_a_single_document(tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text("the fox saw a bird and sang to it all day. " * 100)
+    events = list(run.start(request(path)))
+    assert any("is for validation" in event.text for event in of_kind(events, Note))
+    assert events[-1].best_loss is not None  # type: ignore[union-attr]
+
+
+def test_nothing_held_out(corpus: Path) -> None:
+    events = list(run.start(request(corpus, settings={"validation_share": 0.0})))
+    assert any("nothing is validated" in event.text for event in of_kind(events, Note))
+    assert not of_kind(events, EvalFinished) and events[-1].best_loss is None  # type: ignore[union-attr]
+    load_model(request(corpus).out)
+
+
+def test_bad_places_for_the_result(corpus: Path) -> None:
+    folder = corpus.parent
+    other = folder / "letter.txt"
+    other.write_text("Dear all")
+    refused(request(corpus, out=str(other)), UsageError, "exists: choose another OUT")
+    refused(
+        request(corpus, out=str(other), force=True), UsageError, "is no model, so --force does not"
+    )
+    refused(
+        request(corpus, out=str(corpus), force=True), UsageError, "OUT must not be the text itself"
+    )
+    refused(request(corpus, out=str(folder / "no" / "m.bin")), SaveError, "there is no folder")
+    refused(request(corpus, out=str(folder)), UsageError, "exists")
+    asked = Request("finetune", str(corpus), 1.0, str(folder / "x.bin"), str(folder / "x.bin"))
+    refused(asked, UsageError, "OUT must not be BASE itself")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dim": 250, "n_heads": 8}, "dim must be divisible by n_heads, but 250 % 8"),
+        ({"dim": 16_384, "n_layers": 256, "n_heads": 64, "hidden_dim": 65_536}, "GB of memory"),
+        ({"seq_len": 33}, "seq_len must be at most max_seq_len, .* but 33 > 32"),
+        ({"seq_len": 65, "max_seq_len": 128}, "batch_tokens must hold at least one sequence"),
+        ({"vocab_size": 100}, "vocab_size must be from 260"),
+        ({"threads": 1000}, "threads must be at most"),
+    ],
+)
+def test_bad_settings(corpus: Path, settings: dict[str, object], words: str) -> None:
+    refused(request(corpus, settings=settings), ConfigError, words)
+
+
+def test_a_foreign_or_damaged_base(corpus: Path) -> None:
+    base = corpus.parent / "base.bin"
+    for content in (b"GGUF" + bytes(100), b"hello", bytes(1000)):
+        base.write_bytes(content)
+        refused(
+            Request("finetune", str(corpus), 1.0, str(corpus.parent / "o.bin"), str(base)),
+            ModelFileError,
+            "base.bin",
+        )
+
+
+@pytest.mark.parametrize("name", ["settings.json", "last"])
+def test_a_damaged_run_directory(corpus: Path, name: str) -> None:
+    control = RunControl()
+    interrupt(run.start(request(corpus), control), control, 5)
+    path = Path(f"{request(corpus).out}.run/{name}")
+    data = bytearray(path.read_bytes())
+    for place in (0, len(data) // 2, len(data) - 2):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x41
+        path.write_bytes(damaged)
+        with pytest.raises(SlimError, match=name) as caught:
+            list(run.resume(request(corpus).out))
+        assert caught.value.exit_code == 3
