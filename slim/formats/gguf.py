@@ -1,0 +1,160 @@
+"""A GGUF file (version 3) for llama.cpp, and the Modelfile that makes it one command in Ollama.
+
+Rows of q and k are interleaved, vectors stay F32. Written tensor by tensor with the `gguf` package, the extra `[gguf]`.
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slim.atomic_file import check_writable, replace_file
+from slim.errors import SaveError, UsageError
+from slim.events import Note, Progress
+from slim.formats.narrow import to_bf16, to_f16
+from slim.formats.rope_rows import interleaved, rotated_heads
+from slim.formats.stored_model import StoredModel
+from slim.input_file import reason
+from slim.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+DTYPES = ("f32", "f16", "bf16", "q8_0")
+BLOCK = 32  # numbers of a row that q8_0 scales together
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+OUTER_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def export_gguf(
+    model: StoredModel, out: str | Path, dtype: str = "f32"
+) -> Iterator[Progress | Note]:
+    """Write the file `out` and `Modelfile` in its folder. UsageError where the `gguf` package is missing."""
+    try:
+        import gguf
+    except ImportError:
+        raise UsageError("GGUF files are written with the gguf package: pip install gguf") from None
+    path = Path(os.path.realpath(out))
+    check_writable(path)
+    kinds = {name: _kind(weight, dtype) for name, weight in model.parameters}
+    wide = sum(kind == "f16" for kind in kinds.values()) if dtype == "q8_0" else 0
+    if wide:
+        yield Note(f"{wide} matrices are stored as f16: q8_0 needs rows that {BLOCK} divides")
+    temporary = path.parent / f".{path.name[:160]}.{secrets.token_hex(8)}.slim-tmp"
+    try:
+        writer = gguf.GGUFWriter(str(temporary), "llama")
+        _describe(writer, gguf, model)
+        for name, weight in model.parameters:
+            kind = gguf.GGMLQuantizationType[kinds[name].upper()]
+            size = _byte_count(weight, kinds[name])
+            writer.add_tensor_info(gguf_name(name), weight.shape, np.dtype(np.float32), size, kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for done, (name, weight) in enumerate(model.parameters):
+            yield Progress("exporting", done, len(kinds))
+            heads = rotated_heads(name, model.config)
+            weight = weight if heads is None else interleaved(weight, heads)
+            writer.write_tensor_data(_stored(gguf, weight, kinds[name]))
+        for file in writer.fout or []:
+            file.flush()
+            os.fsync(file.fileno())
+        writer.close()
+        os.replace(temporary, path)
+    except OSError as problem:
+        raise SaveError(f"{out}: cannot be saved: {reason(problem)}") from problem
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+    replace_file(path.parent / "Modelfile", [modelfile(path.name, model).encode()])
+    yield Progress("exporting", len(kinds), len(kinds))
+
+
+def gguf_name(name: str) -> str:
+    """A weight's name in the file, from its Hugging Face name."""
+    stem = name.removesuffix(".weight")
+    if stem in OUTER_NAMES:
+        return f"{OUTER_NAMES[stem]}.weight"
+    _, _, layer, rest = stem.split(".", 3)
+    return f"blk.{layer}.{LAYER_NAMES[rest]}.weight"
+
+
+def modelfile(file_name: str, model: StoredModel) -> str:
+    """What `ollama create` reads: the prompt is given to the model as it is, and the context is the model's."""
+    lines = [
+        f"FROM ./{file_name}",
+        'TEMPLATE "{{ .Prompt }}"',
+        f"PARAMETER num_ctx {model.config.max_seq_len}",
+        *(f'PARAMETER stop "{name}"' for name in (SPECIAL_TOKENS[0], "<|end|>")),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _describe(writer: Any, gguf: Any, model: StoredModel) -> None:
+    config, tokenizer = model.config, model.tokenizer
+    writer.add_context_length(config.max_seq_len)
+    writer.add_embedding_length(config.dim)
+    writer.add_block_count(config.n_layers)
+    writer.add_feed_forward_length(config.hidden_dim)
+    writer.add_head_count(config.n_heads)
+    writer.add_head_count_kv(config.n_kv_heads)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    tokens, merges = _spelled(tokenizer)
+    special = len(SPECIAL_TOKENS)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    kinds = [gguf.TokenType.CONTROL] * special
+    writer.add_token_types(kinds + [gguf.TokenType.NORMAL] * (len(tokens) - special))
+    if merges:  # an empty list has no type
+        writer.add_token_merges(merges)
+    writer.add_bos_token_id(tokenizer.eos_id)
+    writer.add_eos_token_id(tokenizer.eos_id)
+    writer.add_eot_token_id(SPECIAL_TOKENS.index("<|end|>"))
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+
+
+def _spelled(tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
+    """Tokens and merges as a tokenizer.json spells them."""
+    record = json.loads(tokenizer.to_json())["model"]
+    return sorted(record["vocab"], key=record["vocab"].__getitem__), record["merges"]
+
+
+def _kind(weight: np.ndarray, dtype: str) -> str:
+    """The type of a tensor: vectors stay f32, rows that cannot be cut into blocks become f16."""
+    if dtype not in DTYPES:
+        raise UsageError(f"a GGUF file holds f32, f16, bf16 or q8_0, not {dtype}")
+    if weight.ndim == 1:
+        return "f32"
+    return "f16" if dtype == "q8_0" and weight.shape[1] % BLOCK else dtype
+
+
+def _byte_count(weight: np.ndarray, kind: str) -> int:
+    if kind == "q8_0":
+        return weight.size // BLOCK * (BLOCK + 2)
+    return weight.size * (4 if kind == "f32" else 2)
+
+
+def _stored(gguf: Any, weight: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "q8_0":
+        return gguf.quants.quantize(weight, gguf.GGMLQuantizationType.Q8_0)
+    return {"f32": np.ascontiguousarray, "f16": to_f16, "bf16": to_bf16}[kind](weight)

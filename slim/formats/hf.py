@@ -1,0 +1,143 @@
+"""A Hugging Face directory: `LlamaForCausalLM` with its tokenizer, opened by transformers without any code of ours.
+
+    config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
+
+Names and layout of the weights are those of the native file, so they are copied as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from slim.atomic_file import replace_file
+from slim.config import ModelConfig
+from slim.errors import SaveError, UsageError
+from slim.events import Progress
+from slim.formats.narrow import to_bf16, to_f16
+from slim.formats.stored_model import StoredModel
+from slim.input_file import reason
+from slim.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+DTYPES = {
+    "f32": ("F32", "float32", 4),
+    "f16": ("F16", "float16", 2),
+    "bf16": ("BF16", "bfloat16", 2),
+}
+_START = SPECIAL_TOKENS[0]
+_END_OF_REPLY = SPECIAL_TOKENS.index("<|end|>")
+
+
+def export_hf(model: StoredModel, out: str | Path, dtype: str = "f32") -> Iterator[Progress]:
+    """Write the directory `out`, file by file, `config.json` last; UsageError for a dtype that it cannot have."""
+    if dtype not in DTYPES:
+        raise UsageError(f"a Hugging Face directory holds f32, f16 or bf16, not {dtype}")
+    folder = Path(out)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as problem:
+        raise SaveError(f"{out}: cannot be made: {reason(problem)}") from problem
+    total = len(model.parameters.shapes)
+    narrowed: dict[str, np.ndarray] = {}
+    for done, (name, weight) in enumerate(model.parameters):
+        yield Progress("exporting", done, total)
+        narrowed[name] = _narrowed(weight, dtype)
+    replace_file(
+        folder / "model.safetensors", [_header(model, dtype), *map(_bytes_of, narrowed.values())]
+    )
+    for name, record in (
+        ("tokenizer.json", tokenizer_json(model.tokenizer)),
+        ("tokenizer_config.json", _tokenizer_config(model.config)),
+        ("generation_config.json", _generation_config(model.tokenizer)),
+        ("config.json", config_json(model.config, model.tokenizer, dtype)),
+    ):
+        replace_file(
+            folder / name, [(json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()]
+        )
+    yield Progress("exporting", total, total)
+
+
+def config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: str = "f32") -> dict[str, object]:
+    """`config.json`, for transformers 4 and 5: they look for theta in different places."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_seq_len,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "tie_word_embeddings": config.tie_embeddings,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": tokenizer.eos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "torch_dtype": DTYPES[dtype][1],
+    }
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, object]:
+    """The vocabulary, and the rule that a text begins with `<|endoftext|>`, as it did in training."""
+    record = json.loads(tokenizer.to_json())
+    start: dict[str, object] = {"SpecialToken": {"id": _START, "type_id": 0}}
+    first: dict[str, object] = {"Sequence": {"id": "A", "type_id": 0}}
+    second: dict[str, object] = {"Sequence": {"id": "B", "type_id": 1}}
+    record["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [start, first],
+        "pair": [start, first, second],
+        "special_tokens": {_START: {"id": _START, "ids": [tokenizer.eos_id], "tokens": [_START]}},
+    }
+    return record
+
+
+def _tokenizer_config(config: ModelConfig) -> dict[str, object]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": _START,
+        "eos_token": _START,
+        "pad_token": _START,
+        "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
+        "model_max_length": config.max_seq_len,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _generation_config(tokenizer: Tokenizer) -> dict[str, object]:
+    ends = [tokenizer.eos_id, _END_OF_REPLY]
+    return {
+        "bos_token_id": tokenizer.eos_id,
+        "eos_token_id": ends,
+        "pad_token_id": tokenizer.eos_id,
+    }
+
+
+def _header(model: StoredModel, dtype: str) -> bytes:
+    kind, _, size = DTYPES[dtype]
+    record: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in model.parameters.shapes.items():
+        start, end = end, end + size * math.prod(shape)
+        record[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(record, separators=(",", ":"))
+    header = (text + " " * (-(8 + len(text)) % 64)).encode("ascii")
+    return len(header).to_bytes(8, "little") + header
+
+
+def _narrowed(weight: np.ndarray, dtype: str) -> np.ndarray:
+    return {"f32": lambda w: w, "f16": to_f16, "bf16": to_bf16}[dtype](weight)
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -1,0 +1,110 @@
+"""llama2.c's files: a checkpoint (version 0) and the `tokenizer.bin` beside it.
+
+    7 x i32 {dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size (negative: untied), seq_len}, then f32, all
+    layers of a kind together: tok_emb, att_norm, wq, wk, wv, wo, ffn_norm, w1 gate, w2 down, w3 up, final_norm,
+    cos (seq, D/2), sin (seq, D/2), [wcls when untied]
+
+    u32 longest token, then for each id: f32 score, i32 length, bytes
+
+Its `run.c` wants the bytes at ids 3 to 258, a text's beginning at 1 and merges by score: the rows of the vocabulary
+move. It splits a text without GPT-2's words and puts a blank before it, so a prompt may become other tokens there:
+
+    0 <|user|>   1 <|endoftext|>   2 <|end|>   3..258 bytes   259.. merges, score = -rank   last <|assistant|>
+
+https://github.com/karpathy/llama2.c
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from slim.atomic_file import replace_file
+from slim.config import ModelConfig
+from slim.errors import UsageError
+from slim.events import Progress
+from slim.formats.rope_rows import interleaved, rotated_heads
+from slim.formats.stored_model import StoredModel
+from slim.tokenizer import FIRST_MERGE_ID, SPECIAL_TOKENS, Tokenizer
+
+TOKENIZER = "tokenizer.bin"
+NEVER = -1e10  # the score below which run.c merges nothing
+_BEFORE_FFN_NORM = (
+    *("input_layernorm", "self_attn.q_proj", "self_attn.k_proj"),
+    *("self_attn.v_proj", "self_attn.o_proj"),
+)
+_FROM_FFN_NORM = ("post_attention_layernorm", "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj")
+
+
+def export_llama2c(model: StoredModel, out: str | Path, dtype: str = "f32") -> Iterator[Progress]:
+    """Write the checkpoint `out` and tokenizer.bin in its folder; UsageError for what the format cannot carry."""
+    check_carries(model.config, dtype)
+    path = Path(out)
+    yield Progress("exporting", 0, 1)
+    replace_file(path.parent / TOKENIZER, [tokenizer_bin(model.tokenizer)])
+    replace_file(path, _checkpoint(model))
+    yield Progress("exporting", 1, 1)
+
+
+def check_carries(config: ModelConfig, dtype: str) -> None:
+    """UsageError naming what of a model llama2.c has no place for: it computes with constants."""
+    if dtype != "f32":
+        raise UsageError(f"a llama2.c checkpoint holds f32, not {dtype}")
+    if config.rope_theta != 10_000.0:
+        raise UsageError(
+            f"llama2.c computes with rope_theta 10000, but this model has {config.rope_theta:g}"
+        )
+    if config.norm_eps != 1e-5:
+        raise UsageError(
+            f"llama2.c computes with norm_eps 1e-05, but this model has {config.norm_eps:g}"
+        )
+
+
+def ids_in_order(tokenizer: Tokenizer) -> np.ndarray:
+    """Our id of every llama2.c id, (V,) int64."""
+    start, user, assistant, end = range(len(SPECIAL_TOKENS))
+    single = {tokenizer.token_bytes(i): i for i in range(len(SPECIAL_TOKENS), FIRST_MERGE_ID)}
+    in_order = [single[bytes([byte])] for byte in range(256)]
+    merges = range(FIRST_MERGE_ID, tokenizer.vocab_size)
+    return np.array([user, start, end, *in_order, *merges, assistant], np.int64)
+
+
+def tokenizer_bin(tokenizer: Tokenizer) -> bytes:
+    """The vocabulary as run.c reads it."""
+    parts = []
+    longest = 0
+    for our_id in ids_in_order(tokenizer).tolist():
+        special = our_id < len(SPECIAL_TOKENS)
+        piece = SPECIAL_TOKENS[our_id].encode() if special else tokenizer.token_bytes(our_id)
+        score = NEVER if special else float(-max(our_id - FIRST_MERGE_ID + 1, 0))
+        longest = max(longest, len(piece))
+        parts.append(struct.pack("<fi", score, len(piece)) + piece)
+    return struct.pack("<I", longest) + b"".join(parts)
+
+
+def _checkpoint(model: StoredModel) -> Iterator[bytes | memoryview]:
+    config, views = model.config, model.parameters.views
+    order = ids_in_order(model.tokenizer)
+    signed = config.vocab_size if config.tie_embeddings else -config.vocab_size
+    sizes = (config.dim, config.hidden_dim, config.n_layers, config.n_heads, config.n_kv_heads)
+    yield struct.pack("<7i", *sizes, signed, config.max_seq_len)
+    yield _bytes_of(views["model.embed_tokens.weight"][order])
+    for kind in (*_BEFORE_FFN_NORM, *_FROM_FFN_NORM):
+        for layer in range(config.n_layers):
+            name = f"model.layers.{layer}.{kind}.weight"
+            heads = rotated_heads(name, config)
+            yield _bytes_of(views[name] if heads is None else interleaved(views[name], heads))
+    yield _bytes_of(views["model.norm.weight"])
+    half = np.arange(0, config.head_dim, 2, dtype=np.float64)
+    angles = np.outer(np.arange(config.max_seq_len), config.rope_theta ** (-half / config.head_dim))
+    yield _bytes_of(np.cos(angles).astype(np.float32))
+    yield _bytes_of(np.sin(angles).astype(np.float32))
+    if not config.tie_embeddings:
+        yield _bytes_of(views["lm_head.weight"][order])
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
