@@ -228,11 +228,11 @@ class FakeKernel:
 
 
 def test_warm_up_speaks_only_of_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "_are_cached", lambda kernels: True)
+    monkeypatch.setattr(compute, "are_cached", lambda kernels: True)
     assert list(warm_up([(FakeKernel(True), 1)] * 3)) == []
     events = list(warm_up([(FakeKernel(True), 1), (FakeKernel(False), 1), (FakeKernel(True), 1)]))
     assert [(event.done, event.total) for event in events] == [(2, 3), (3, 3)]
-    monkeypatch.setattr(compute, "_are_cached", lambda kernels: False)
+    monkeypatch.setattr(compute, "are_cached", lambda kernels: False)
     assert [event.done for event in warm_up([(FakeKernel(False), 1)] * 2)] == [0, 1, 2]
 
 
