@@ -1,7 +1,7 @@
 """The recipe: which model is made of a text, and how it is trained, where nobody said otherwise.
 
-All numbers of that kind are here, or are defaults of ModelConfig and TrainConfig. Each was chosen by measurement; the
-README has the table.
+All numbers of that kind are here, or are defaults of ModelConfig and TrainConfig. They are first
+choices; the context and the learning rate come from runs of five minutes on TinyStories, the rest is not tuned yet.
 
     vocabulary              choose_vocab_size(bytes of the text), in tokenizer.py
     model, pretrain         the defaults of ModelConfig

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BEGAN = time.monotonic()
 
-# What the demo is, chosen by measurement so that the stories read best after MINUTES on two cores.
+# What the demo is: a first choice, not yet compared with other sizes.
 MINUTES = 4.0  # from the start of the program to its end, first compilation included
 OUT = "slim-demo.bin"
 PROMPT = "Once upon a time"
