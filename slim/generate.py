@@ -121,7 +121,7 @@ def in_words(event: GenerateFinished) -> str:
     words = {
         "eos": "the text came to its end",
         "stop_string": "stopped: a stop string came up",
-        "length": "stopped: N tokens are written",
+        "length": "stopped: as many tokens as asked for",
         "context": "stopped: the context is full",
         "low_confidence": f"stopped: unsure for {WINDOW} tokens",
         "repetition": "stopped: it repeats itself",

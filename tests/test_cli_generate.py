@@ -49,7 +49,7 @@ def test_text_goes_to_stdout_and_statistics_to_stderr(tiny_model: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith(b"Once") and done.stdout.endswith(b"\n")
     last = done.stderr.decode().splitlines()[-1]
-    assert last.startswith("5 tokens, ") and last.endswith("seed 7; stopped: N tokens are written")
+    assert last.startswith("5 tokens, ") and last.endswith("seed 7; stopped: as many tokens as asked for")
     again = slim("generate", tiny_model, "Once", 5, "--seed", 7)
     assert again.stdout == done.stdout
 

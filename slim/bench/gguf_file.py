@@ -8,22 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
+from slim.formats.gguf import gguf_name
+from slim.formats.rope_rows import interleaved, rotated_heads
 from slim.parameters import Parameters
-
-NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
 def write_gguf(path: Path, parameters: Parameters, kind: str) -> None:
@@ -50,34 +37,16 @@ def write_gguf(path: Path, parameters: Parameters, kind: str) -> None:
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
     for name, weight in parameters:
-        array = _with_rotated_rows(name, weight, parameters)
+        heads = rotated_heads(name, config)
+        array = weight if heads is None else interleaved(weight, heads)
         if array.ndim == 1 or kind == "F32":
-            writer.add_tensor(_gguf_name(name), array)
+            writer.add_tensor(gguf_name(name), array)
         else:
             quantized = gguf.GGMLQuantizationType[kind]
             writer.add_tensor(
-                _gguf_name(name), gguf.quants.quantize(array, quantized), raw_dtype=quantized
+                gguf_name(name), gguf.quants.quantize(array, quantized), raw_dtype=quantized
             )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _gguf_name(name: str) -> str:
-    stem = name.removesuffix(".weight")
-    if stem in OUTER:
-        return f"{OUTER[stem]}.weight"
-    _, _, layer, rest = stem.split(".", 3)
-    return f"blk.{layer}.{NAMES[rest]}.weight"
-
-
-def _with_rotated_rows(name: str, weight: np.ndarray, parameters: Parameters) -> np.ndarray:
-    """Rows of q and k in GGUF's order: (i, i + D/2) become neighbours."""
-    config = parameters.config
-    heads = {"q_proj": config.n_heads, "k_proj": config.n_kv_heads}
-    for part, count in heads.items():
-        if part in name:
-            pairs = weight.reshape(count, 2, config.head_dim // 2, config.dim)
-            return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)
-    return weight

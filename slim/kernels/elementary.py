@@ -116,14 +116,6 @@ def scale_row(x, start, n, factor):
 
 
 @njit(**{**SERIAL, "cache": False})
-def add_scaled(y, y_start, x, x_start, n, factor):
-    """y[y_start : y_start + n] += factor * x[x_start : x_start + n]."""
-    to, row = y[y_start : y_start + n], x[x_start : x_start + n]
-    for i in range(n):
-        to[i] += factor * row[i]
-
-
-@njit(**{**SERIAL, "cache": False})
 def fill_row(x, start, n, value):
     """x[start : start + n] = value."""
     row = x[start : start + n]

@@ -122,18 +122,6 @@ def store_row(to, start, x, x_start, n):
 
 
 @njit(**{**SERIAL, "cache": False})
-def store_pairs(to, at, x, first, second, n):
-    """to[at :] = n units of one step of k each: of two rows of x, float32, that begin at `first` and `second`."""
-    if per_unit(to) == 1:
-        store_row(to, at, x, first, n)
-    else:
-        one, two = x[first : first + n], x[second : second + n]
-        for j in range(n):
-            store(to, 2 * (at + j), one[j])
-            store(to, 2 * (at + j) + 1, two[j])
-
-
-@njit(**{**SERIAL, "cache": False})
 def clear_row(x, start, n):
     """x[start : start + n] = 0."""
     row = x[start : start + n]
