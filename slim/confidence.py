@@ -39,37 +39,50 @@ class TokenConfidence:
     alternatives: tuple[tuple[int, float], ...] = ()  # the most probable (id, p), best first
 
 
+class Measure:
+    """Tells the confidence of a token in each of several texts. All scratch is made once."""
+
+    def __init__(self, vocab_size: int, rows: int = 1) -> None:
+        from slim.kernels.sampling import measure_rows  # the rules and bins below need no Numba
+
+        self._measure_rows = measure_rows
+        self._largest_entropy = math.log(vocab_size)
+        self._measures = np.empty((rows, 4), np.float32)
+        self._ranks = np.empty(rows, np.int32)
+        self._scratch = np.empty(vocab_size, np.float32)
+
+    def of(
+        self, logits: np.ndarray, ids: np.ndarray, n_alternatives: int = 0
+    ) -> list[TokenConfidence]:
+        """Of ids (R,) int32 under logits (R, V) float32."""
+        self._measure_rows(self._measures, self._ranks, logits, ids, self._scratch)
+        rows = zip(self._measures.tolist(), self._ranks.tolist(), logits, strict=True)
+        return [
+            TokenConfidence(
+                p=math.exp(logprob),
+                logprob=logprob,
+                entropy=min(1.0, entropy / self._largest_entropy) if len(row) > 1 else 0.0,
+                rank=rank,
+                margin=margin,
+                alternatives=_alternatives(row, n_alternatives, best),
+            )
+            for (logprob, entropy, margin, best), rank, row in rows
+        ]
+
+
 def measure(logits: np.ndarray, token_id: int, n_alternatives: int = 0) -> TokenConfidence:
     """The confidence of `token_id` under logits (V,) float32."""
-    size = logits.size
-    best = int(logits.argmax())
-    shifted = logits - logits[best]
-    weights = np.exp(shifted)
-    total = float(weights.sum(dtype=np.float64))
-    log_total = math.log(total)
-    value = logits[token_id]
-    logprob = float(shifted[token_id]) - log_total
-    # 0 * -inf would be NaN: a token that cannot be drawn adds nothing to the entropy.
-    np.maximum(shifted, np.float32(-1e4), out=shifted)
-    entropy = log_total - float(np.dot(weights, shifted)) / total
-    rank = int(np.count_nonzero(logits > value))
-    if rank or token_id != best:  # of equals, the lower id comes first
-        rank += int(np.count_nonzero(logits[:token_id] == value))
-    alternatives = ()
-    if n_alternatives > 0:
-        alternatives = tuple(
-            (int(i), float(weights[i]) / total) for i in _most_probable(logits, n_alternatives)
-        )
-    weights[best] = 0.0
-    second = float(weights.max()) if size > 1 else 0.0
-    return TokenConfidence(
-        p=math.exp(logprob),
-        logprob=logprob,
-        entropy=min(1.0, max(0.0, entropy / math.log(size))) if size > 1 else 0.0,
-        rank=rank,
-        margin=(1.0 - second) / total,
-        alternatives=alternatives,
-    )
+    (one,) = Measure(logits.size).of(logits[None], np.array([token_id], np.int32), n_alternatives)
+    return one
+
+
+def _alternatives(logits: np.ndarray, count: int, best: float) -> tuple[tuple[int, float], ...]:
+    """The most probable ids and their p, from the log p of the best: computed as the kernel does."""
+    if count < 1:
+        return ()
+    ids = _most_probable(logits, count)
+    logprobs = (logits[ids] - logits[ids[0]]) + np.float32(best)
+    return tuple((int(i), math.exp(value)) for i, value in zip(ids, logprobs.tolist(), strict=True))
 
 
 def _most_probable(logits: np.ndarray, count: int) -> np.ndarray:

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slim.confidence import TokenConfidence, measure
+from slim.confidence import Measure, TokenConfidence
 from slim.config import GenerateConfig
-from slim.sampling import sample, uniform
+from slim.sampling import Sampler, uniform
 
 if TYPE_CHECKING:
     from slim.kv_cache import KVCache
@@ -45,16 +44,64 @@ def draw_tokens(
     A token enters the cache when the next one is asked for. Its random number depends on the seed
     and its position only, so a text cut and continued with the same seed comes out the same.
     """
-    recent: deque[int] = deque(
-        (int(i) for i in prompt_ids if int(i) not in never_penalized), maxlen=config.repeat_window
-    )
-    logits = model.prefill(cache, prompt_ids)
+    logits = model.prefill(cache, prompt_ids)[None]
+    arguments = (config, [seed], purpose, never_penalized, n_alternatives)
+    for (drawn,) in _draw(model, cache, prompt_ids, logits, *arguments):
+        yield drawn
+
+
+def draw_together(
+    model: Model,
+    capacity: int,
+    prompt_ids: np.ndarray,
+    config: GenerateConfig,
+    seeds: Sequence[int],
+    purpose: str = "generate",
+    never_penalized: Collection[int] = (),
+    n_alternatives: int = 0,
+) -> Iterator[list[DrawnToken]]:
+    """Several texts that begin with the same prompt, a token of each at a time, up to `capacity` tokens in all.
+
+    Text i is what `draw_tokens` would draw with seeds[i]; reading the weights once for all of them
+    makes a token several times cheaper. A text that has ended goes on being drawn: nobody looks.
+    """
+    one = model.new_cache(capacity)
+    logits = model.prefill(one, prompt_ids)
+    cache = model.new_cache(capacity, rows=len(seeds))
+    cache.fill_from(one)
+    del one
+    together = np.repeat(logits[None], len(seeds), axis=0)
+    arguments = (config, seeds, purpose, never_penalized, n_alternatives)
+    yield from _draw(model, cache, prompt_ids, together, *arguments)
+
+
+def _draw(
+    model: Model,
+    cache: KVCache,
+    prompt_ids: np.ndarray,
+    logits: np.ndarray,
+    config: GenerateConfig,
+    seeds: Sequence[int],
+    purpose: str,
+    never_penalized: Collection[int],
+    n_alternatives: int,
+) -> Iterator[list[DrawnToken]]:
+    """Draw a token for each row of the cache from logits (R, V), append them, and so on."""
+    rows, V = logits.shape
+    sampler, confidence = Sampler(config, V, rows), Measure(V, rows)
+    for token_id in prompt_ids.tolist():
+        if token_id not in never_penalized:
+            for row in range(rows):
+                sampler.remember(row, token_id)
     while True:
-        u = uniform(seed, purpose, cache.length)
-        token_id, p_sampled = sample(logits, recent, config, u)
-        yield DrawnToken(token_id, p_sampled, measure(logits, token_id, n_alternatives))
+        u = [uniform(seed, purpose, cache.length) for seed in seeds]
+        ids, shares = sampler.draw(logits, u)
+        measured = confidence.of(logits, ids, n_alternatives)
+        tokens = ids.tolist()
+        yield [DrawnToken(*one) for one in zip(tokens, shares.tolist(), measured, strict=True)]
         if cache.length >= cache.capacity:
             return
-        if token_id not in never_penalized:
-            recent.append(token_id)
-        logits = model.decode(cache, token_id)
+        for row, token_id in enumerate(tokens):
+            if token_id not in never_penalized:
+                sampler.remember(row, token_id)
+        logits = model.decode_rows(cache, ids)

@@ -32,7 +32,7 @@ class TokenGenerated:
     entropy: float  # of the model's distribution, divided by ln V
     rank: int  # 0: the most probable token was drawn
     margin: float  # p of the most probable token minus p of the second
-    sample: int = -1  # in training: which sample this token belongs to; -1 outside training
+    sample: int = -1  # which of several texts this token belongs to; -1: there is only one
     alternatives: tuple[Alternative, ...] = ()
 
 
@@ -49,6 +49,7 @@ class GenerateFinished:
     perplexity: float
     seed: int
     kept_characters: int  # how much of the streamed text a stop rule left standing
+    sample: int = -1  # which of several texts this is; -1: there is only one
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The keys and values of the tokens that a generation has read so far."""
+"""The keys and values of the tokens that a generation, or several of the same length, has read so far."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ from slim.kernels.attention import panel_sizes
 
 
 class KVCache:
-    """keys, values (L, 1, G, ...): rotated, in the panels that attention reads; `length` tokens of `capacity` are there."""
+    """keys, values (L, R, G, ...): rotated, in the panels that attention reads; `length` tokens of `capacity` are there."""
 
-    def __init__(self, config: ModelConfig, capacity: int, dtype: type = np.float32) -> None:
+    def __init__(self, config: ModelConfig, capacity: int, dtype: type = np.float32, rows: int = 1) -> None:
         key_size, value_size = panel_sizes(capacity, config.head_dim)
-        heads = (config.n_layers, 1, config.n_kv_heads)
+        heads = (config.n_layers, rows, config.n_kv_heads)
         self.keys = np.zeros((*heads, key_size), dtype)
         self.values = np.zeros((*heads, value_size), dtype)
+        self.rows = rows
         self.capacity = capacity
         self.length = 0
+
+    def fill_from(self, one: KVCache) -> None:
+        """Let every row hold what the only row of a cache of the same capacity holds."""
+        self.keys[...] = one.keys
+        self.values[...] = one.values
+        self.length = one.length
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` tokens."""

@@ -25,7 +25,7 @@ from slim.kernels.attention import (
     panel_sizes,
 )
 from slim.kernels.cross_entropy import cross_entropy
-from slim.kernels.decode import decode_token, decode_work_sizes
+from slim.kernels.decode import decode_row, decode_rows, decode_work_sizes
 from slim.kernels.embedding import embedding_backward, embedding_forward
 from slim.kernels.matmul import (
     gradient_scratch_size,
@@ -191,9 +191,9 @@ class Model:
         ]  # fmt: skip
         self._decode_layers = np.ascontiguousarray(np.hstack([starts, np.array(norms, np.int64)]))
         qkv_columns = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-        sizes = decode_work_sizes(config.dim, qkv_columns, config.hidden_dim, config.max_seq_len)
-        self._work = (np.empty(sizes[0], np.float32), np.empty(sizes[1], self.dtype))
-        self._next_logits = np.empty((1, config.vocab_size), np.float32)
+        self._work_sizes = decode_work_sizes(config.dim, qkv_columns, config.hidden_dim, config.max_seq_len)
+        self._room = 0
+        self._make_room(1)
         self.pack()
 
     def pack(self) -> None:
@@ -204,9 +204,9 @@ class Model:
         """Buffers for batches of B sequences of T tokens, made once and used for every step."""
         return Workspace(self.config, B, T, train, self.dtype)
 
-    def new_cache(self, capacity: int | None = None) -> KVCache:
-        """An empty cache for `capacity` tokens (the context length if None)."""
-        return KVCache(self.config, self.config.max_seq_len if capacity is None else capacity, self.dtype)
+    def new_cache(self, capacity: int | None = None, rows: int = 1) -> KVCache:
+        """An empty cache for `capacity` tokens (the context length if None) of each of `rows` texts."""
+        return KVCache(self.config, self.config.max_seq_len if capacity is None else capacity, self.dtype, rows)
 
     # ---- forward ----------------------------------------------------------------------------------------------
 
@@ -316,27 +316,48 @@ class Model:
     # ---- generation -------------------------------------------------------------------------------------------
 
     def prefill(self, cache: KVCache, ids: np.ndarray) -> np.ndarray:
-        """Append all `ids` to the cache in one pass; logits (V,) after the last, valid until the next call."""
+        """Append all `ids` to a cache of one row in one pass; logits (V,) after the last, valid until the next call."""
         ids = np.ascontiguousarray(ids, np.int32)
         _check_room(cache, len(ids))
         w = self.workspace(1, len(ids), train=False)
         self._forward(w, ids, cache)
         cache.length += len(ids)
-        matmul(self._next_logits, w.normed[-1:], self.panels.forward[-1])
+        matmul(self._next_logits[:1], w.normed[-1:], self.panels.forward[-1])
         return self._next_logits[0]
 
     def decode(self, cache: KVCache, token_id: int) -> np.ndarray:
-        """Append one token to the cache; logits (V,) of the next, valid until the next call."""
+        """Append one token to a cache of one row; logits (V,) of the next, valid until the next call."""
+        self._next_tokens[0] = token_id
+        return self.decode_rows(cache, self._next_tokens[:1])[0]
+
+    def decode_rows(self, cache: KVCache, tokens: np.ndarray) -> np.ndarray:
+        """Append to each row of the cache one of `tokens` (R,) int32; logits (R, V), valid until the next call."""
         _check_room(cache, 1)
-        config, offsets = self.config, self.parameters.offsets
-        decode_token(
-            self._next_logits[0], cache.keys, cache.values, *self._work, token_id, cache.length,
+        config, offsets, R = self.config, self.parameters.offsets, cache.rows
+        if tokens.shape != (R,):
+            raise ValueError(f"the cache has {R} rows, but got tokens of shape {tokens.shape}")
+        self._make_room(R)
+        arguments = (
+            self._next_logits[:R], cache.keys, cache.values, self._work[0][:R], self._work[1][:R], tokens, cache.length,
             self.parameters.flat, offsets["model.embed_tokens.weight"], offsets["model.norm.weight"],
             self.panels.flat, self._decode_layers, self.panels.head_start, self.cos, self.sin,
             config.n_heads, config.n_kv_heads, config.head_dim, config.hidden_dim, self.eps,
         )  # fmt: skip
+        if R == 1:
+            decode_row(*arguments)
+        else:
+            decode_rows(*arguments, numba.get_num_threads())
         cache.length += 1
-        return self._next_logits[0]
+        return self._next_logits[:R]
+
+    def _make_room(self, rows: int) -> None:
+        """Buffers for decoding so many texts at once, kept for the next time."""
+        if rows > self._room:
+            self._room = rows
+            floats, operands = self._work_sizes
+            self._work = (np.empty((rows, floats), np.float32), np.empty((rows, operands + operands % 2), self.dtype))
+            self._next_logits = np.empty((rows, self.config.vocab_size), np.float32)
+            self._next_tokens = np.empty(rows, np.int32)
 
 
 def _rows(ids: np.ndarray, w: Workspace) -> np.ndarray:

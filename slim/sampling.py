@@ -10,12 +10,15 @@ min-p: arXiv 2407.01082.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from slim.config import GenerateConfig
 from slim.errors import ModelFileError
+from slim.kernels.sampling import sample_rows
+
+COLDEST = 1e-30  # a temperature below this is this: 1 / temperature has to be a float32
 
 
 def uniform(seed: int, purpose: str, index: int) -> float:
@@ -25,90 +28,41 @@ def uniform(seed: int, purpose: str, index: int) -> float:
     return (bits >> 11) * 2.0**-53
 
 
-def sample(
-    logits: np.ndarray, recent: Sequence[int], config: GenerateConfig, u: float
-) -> tuple[int, float]:
-    """Draw a token with the random number `u`: its id, and the probability the sampler gave it.
+class Sampler:
+    """Draws a token for each of `rows` texts. All scratch is made once."""
 
-    logits (V,) float32, not changed   recent: the ids that the repetition penalty looks at
-    Equal logits are told apart by their ids: the outcome never depends on a sorting algorithm.
-    """
-    scores = penalize(logits, recent, config.repeat_penalty)
-    best = int(scores.argmax())  # the first of equals
-    if not np.isfinite(scores[best]):
-        raise ModelFileError(
-            f"the model computed {scores[best]} where a number should be: its weights are damaged"
+    def __init__(self, config: GenerateConfig, vocab_size: int, rows: int = 1) -> None:
+        number = np.float32
+        self._settings = (
+            number(config.temperature and max(config.temperature, COLDEST)),
+            config.top_k,
+            *map(number, (config.top_p, config.min_p, config.repeat_penalty)),
         )
-    if config.temperature == 0.0:
-        return best, 1.0
-    with np.errstate(over="ignore"):  # exponents of -inf are right at a tiny temperature
-        p = scores - scores[best]
-        p /= max(config.temperature, 1e-30)
-    np.exp(p, out=p)
-    ids: np.ndarray | None = None  # None: every id still takes part
-    for kept in _filters(config):
-        chosen = kept(p)
-        p = p[chosen]
-        ids = chosen if ids is None else ids[chosen]
-    cumulative = p.cumsum(dtype=np.float64)
-    total = cumulative[-1]
-    # u < 1, but u * total may round up to total: then it is the first that reaches the total.
-    drawn = int(cumulative.searchsorted(u * total, side="right"))
-    if drawn == p.size:
-        drawn = int(cumulative.searchsorted(total, side="left"))
-    return drawn if ids is None else int(ids[drawn]), float(p[drawn] / total)
+        self._window = config.repeat_window
+        self._recent = np.full((rows, config.repeat_window), -1, np.int32)
+        self._turn = [0] * rows  # where in a row of `_recent` the next id goes
+        self._scores, self._p = np.empty((2, vocab_size), np.float32)
+        self._ids, self._shares = np.empty(rows, np.int32), np.empty(rows, np.float32)
 
+    def remember(self, row: int, token_id: int) -> None:
+        """Let the repetition penalty of a text look at a token, and forget one `repeat_window` before it."""
+        if self._window:
+            self._recent[row, self._turn[row]] = token_id
+            self._turn[row] = (self._turn[row] + 1) % self._window
 
-def _filters(config: GenerateConfig) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """The filters that are switched on, in their order."""
-    if config.top_k > 0:
-        yield lambda p: top_k(p, config.top_k)
-    if config.top_p < 1.0:
-        yield lambda p: top_p(p, config.top_p)
-    if config.min_p > 0.0:
-        yield lambda p: min_p(p, config.min_p)
+    def draw(self, logits: np.ndarray, u: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (R,) int32 under logits (R, V) float32, each decided by its number u in [0, 1), and the
+        probabilities (R,) that they had; valid until the next call.
 
-
-def penalize(logits: np.ndarray, recent: Sequence[int], penalty: float) -> np.ndarray:
-    """Logits with those of `recent` divided by `penalty` if positive and multiplied if not."""
-    if penalty == 1.0 or not len(recent):
-        return logits
-    ids = np.fromiter(set(recent), dtype=np.int64)
-    chosen = logits[ids]
-    scores = logits.copy()
-    scores[ids] = np.where(chosen > 0.0, chosen / penalty, chosen * penalty)
-    return scores
-
-
-def top_k(p: np.ndarray, k: int) -> np.ndarray:
-    """Positions, ascending, of the k largest of p (n,); of equals the first ones."""
-    if k >= p.size:
-        return np.arange(p.size)
-    return _largest(p, np.partition(p, p.size - k)[p.size - k], k)
-
-
-def top_p(p: np.ndarray, share: float) -> np.ndarray:
-    """Positions, ascending, of the fewest largest of p (n,) that hold `share` of its sum."""
-    total = p.sum(dtype=np.float64)
-    # What is below (1 - share) / n of the sum holds less than 1 - share of it all together, so the
-    # nucleus lies above: some hundred values are sorted and not the whole vocabulary.
-    near = np.flatnonzero(p >= (1.0 - share) * total / p.size)
-    candidates = p[near]
-    ordered = np.sort(candidates)[::-1]
-    count = int(ordered.cumsum(dtype=np.float64).searchsorted(share * total, side="left")) + 1
-    count = min(count, ordered.size)
-    return near[_largest(candidates, ordered[count - 1], count)]
-
-
-def min_p(p: np.ndarray, ratio: float) -> np.ndarray:
-    """Positions, ascending, of the values of p (n,) that are at least `ratio` times its largest."""
-    return np.flatnonzero(p >= ratio * p.max())
-
-
-def _largest(p: np.ndarray, cut: float, count: int) -> np.ndarray:
-    """Positions, ascending, of the `count` largest of p, the smallest of which is `cut`."""
-    kept = np.flatnonzero(p >= cut)
-    surplus = kept.size - count
-    if surplus > 0:
-        kept = np.delete(kept, np.flatnonzero(p[kept] == cut)[-surplus:])
-    return kept
+        Equal logits are told apart by their ids. Raises ModelFileError for logits that are no numbers.
+        """
+        decided = np.array(u, np.float32)
+        sample_rows(
+            self._ids, self._shares, logits, self._recent, self._scores, self._p, decided,
+            *self._settings,
+        )  # fmt: skip
+        if self._ids.min() < 0:
+            raise ModelFileError(
+                "the model computed something that is no number: its weights are damaged"
+            )
+        return self._ids, self._shares

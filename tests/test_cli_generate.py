@@ -49,7 +49,9 @@ def test_text_goes_to_stdout_and_statistics_to_stderr(tiny_model: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith(b"Once") and done.stdout.endswith(b"\n")
     last = done.stderr.decode().splitlines()[-1]
-    assert last.startswith("5 tokens, ") and last.endswith("seed 7; stopped: as many tokens as asked for")
+    assert last.startswith("5 tokens, ") and last.endswith(
+        "seed 7; stopped: as many tokens as asked for"
+    )
     again = slim("generate", tiny_model, "Once", 5, "--seed", 7)
     assert again.stdout == done.stdout
 
@@ -66,6 +68,20 @@ def test_json_has_exactly_the_promised_fields(tiny_model: Path, capsys: Captured
     assert out.isascii()
     for record in tokens:
         assert 0.0 < record["p"] <= 1.0 and np.exp(record["logprob"]) == pytest.approx(record["p"])
+
+
+def test_samples_are_what_their_seeds_write_alone(tiny_model: Path, capsys: Captured) -> None:
+    together = slim("generate", tiny_model, "a", 12, "--seed", 5, "--samples", 3)
+    alone = [slim("generate", tiny_model, "a", 12, "--seed", seed) for seed in (5, 6, 7)]
+    assert together.stdout == b"\n".join(one.stdout for one in alone)
+    *lines, last = together.stderr.decode().splitlines()
+    assert [line.split("seed ")[1].split(";")[0] for line in lines] == ["5", "6", "7"]
+    assert last.startswith("3 texts, ") and last.endswith(" tokens/s together")
+    command = ["generate", str(tiny_model), "a", "4", "--seed", "5", "--samples", "2", "--json"]
+    assert main(command) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {record["sample"] for record in records} == {0, 1}
+    assert [r["sample"] for r in records if r["type"] == "finish"] == [0, 1]
 
 
 def test_the_prompt_may_come_from_stdin_without_its_last_line_break(tiny_model: Path) -> None:
@@ -112,6 +128,7 @@ def test_it_never_writes_more_than_the_context_holds(tiny_model: Path, capsys: C
         (["x", "5", "--temp", "nan"], "temperature must be a number from 0 to 100, but is nan"),
         (["x", "5", "--top-p", "0"], "top_p must be a number from 1e-06 to 1, but is 0"),
         (["x", "5", "--top-k", "-1"], "top_k must be a whole number from 0, but is -1"),
+        (["x", "5", "--samples", "0"], "--samples must be from 1 to 256, but is 0"),
         (["x", "5", "--stop", ""], "a stop string must have at least one character"),
         (["x", "5", "--stop-confidence", "3"], "stop_confidence must be off, auto or a mean"),
         (["x", "5", "--stop-confidence", "often"], "but is 'often'"),

@@ -140,7 +140,8 @@ def test_the_table_of_kernels_is_what_a_model_uses() -> None:
     """In a fresh process: what a step, an evaluation and a generation compile is what the table has."""
     code = """
 import numpy as np
-from slim.config import ModelConfig, TrainConfig
+from slim.config import GenerateConfig, ModelConfig, TrainConfig
+from slim.decoding import draw_together, draw_tokens
 from slim.kernels.table import kernels_of
 from slim.kernels.tile import HAS_BF16
 from slim.model import Model
@@ -157,9 +158,9 @@ for precision in ("fp32", "bf16") if HAS_BF16 else ("fp32",):
     model.loss_and_gradients(model.workspace(2, 32, train=True), ids, ids, gradients)
     optimizer.step(gradients, 1e-3, optimizer.gradient_norm(gradients))
     model.token_losses(model.workspace(2, 32, train=False), ids, ids)
-    cache = model.new_cache(8)
-    model.prefill(cache, ids[0, :3])
-    model.decode(cache, 1)
+    prompt, settings = ids[0, :3], GenerateConfig()
+    list(draw_tokens(model, model.new_cache(8), prompt, settings, seed=0))
+    list(draw_together(model, 8, prompt, settings, seeds=(0, 1)))
     for kernel, signature in kernels_of(precision, training=True):
         table.setdefault(kernel, set()).add(signature)
 for kernel, signatures in table.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import math
 from itertools import pairwise
 from types import SimpleNamespace
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 
 from slim.calibrate import Calibration, calibrate, threshold_for
 from slim.confidence import LowConfidence, dip
-from slim.config import GenerateConfig
+from slim.config import GenerateConfig, ModelConfig
 from slim.decoding import draw_tokens
 from slim.errors import UsageError
 from slim.events import GenerateFinished, Note, Progress, TokenGenerated
-from slim.generate import StopStrings, generate
+from slim.generate import StopStrings, generate, generate_together
+from slim.model import Model
+from slim.parameters import Parameters
 
 GREEDY = {"temperature": 0.0, "repeat_penalty": 1.0, "seed": 0}
 
@@ -57,8 +60,9 @@ class FakeModel:
         self._buffer = np.empty(260, np.float32)
         self.calls: list[str] = []
 
-    def new_cache(self, capacity: int | None = None) -> SimpleNamespace:
-        cache = SimpleNamespace(length=0, capacity=capacity or self.config.max_seq_len, ids=[])
+    def new_cache(self, capacity: int | None = None, rows: int = 1) -> SimpleNamespace:
+        capacity = capacity or self.config.max_seq_len
+        cache = SimpleNamespace(length=0, capacity=capacity, rows=rows, ids=[])
 
         def truncate(length: int) -> None:
             del cache.ids[length:]
@@ -72,9 +76,10 @@ class FakeModel:
         self.calls.append(f"prefill {ids.size}")
         return self._append(cache, ids.tolist())
 
-    def decode(self, cache: SimpleNamespace, token_id: int) -> np.ndarray:
+    def decode_rows(self, cache: SimpleNamespace, tokens: np.ndarray) -> np.ndarray:
+        assert tokens.shape == (cache.rows,) == (1,)
         self.calls.append("decode")
-        return self._append(cache, [token_id])
+        return self._append(cache, tokens.tolist())[None]
 
     def _append(self, cache: SimpleNamespace, ids: list[int]) -> np.ndarray:
         cache.ids += ids
@@ -391,3 +396,22 @@ def test_model_p_of_cached_decoding_is_that_of_a_full_forward_pass() -> None:
         p /= p.sum()
         assert event.p == pytest.approx(p[event.token_id], abs=1e-5)
         assert event.logprob == pytest.approx(math.log(p[event.token_id]), abs=1e-4)
+
+
+def test_texts_written_together_are_those_written_alone() -> None:
+    """With everything that belongs to a text: its rules, its end, its numbers but for the time."""
+    sizes = ModelConfig(
+        vocab_size=260, dim=32, n_layers=1, n_heads=2, hidden_dim=48, max_seq_len=64
+    )
+    model, tokenizer = Model(sizes, Parameters(sizes).initialise(0)), ByteTokenizer()
+    config = GenerateConfig(max_tokens=40, seed=7, stop=("e",), stop_confidence=-0.5, min_tokens=0)
+    together: list[list] = [[], [], [], []]
+    for event in generate_together(model, tokenizer, "ab", config, samples=4):
+        together[event.sample].append(dataclasses.replace(event, sample=-1))
+    for number, events in enumerate(together):
+        alone = list(generate(model, tokenizer, "ab", dataclasses.replace(config, seed=7 + number)))
+        assert events[:-1] == alone[:-1]
+        *found, expected = (
+            dataclasses.replace(e, tokens_per_second=0.0) for e in (events[-1], alone[-1])
+        )
+        assert found == [expected]

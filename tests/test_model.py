@@ -276,6 +276,25 @@ def test_a_cache_that_was_cut_forgets(name: str, precision: str) -> None:
         model.prefill(cache, tokens[0, length:])
 
 
+@every_model
+@pytest.mark.parametrize("rows", [1, 3, 8, 11])
+def test_texts_decoded_together_are_decoded_as_alone(name: str, precision: str, rows: int) -> None:
+    """To the byte, whichever thread and tile a row falls to."""
+    model = tiny_model(name, precision)
+    tokens, _ = tiny_batch(model.config, rows, 12)
+    one, together = model.new_cache(20), model.new_cache(20, rows)
+    model.prefill(one, tokens[0, :5])
+    together.fill_from(one)
+    alone = []
+    for row in range(rows):
+        one.truncate(5)
+        alone.append([model.decode(one, int(token)).tobytes() for token in tokens[row, 5:]])
+    for step in range(7):
+        found = model.decode_rows(together, np.ascontiguousarray(tokens[:, 5 + step]))
+        assert [logits.tobytes() for logits in found] == [texts[step] for texts in alone]
+    assert together.length == 12
+
+
 def test_a_full_cache_refuses_the_next_token() -> None:
     model = tiny_model("grouped, tied")
     cache = model.new_cache(3)

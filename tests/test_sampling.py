@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,9 +13,28 @@ from hypothesis import strategies as st
 
 from slim.config import GenerateConfig
 from slim.errors import ConfigError, ModelFileError
-from slim.sampling import min_p, penalize, sample, top_k, top_p, uniform
+from slim.sampling import Sampler, uniform
 
 PLAIN = {"temperature": 1.0, "top_p": 1.0, "repeat_penalty": 1.0}
+
+
+def sample(
+    logits: np.ndarray, recent: Sequence[int], config: GenerateConfig, u: float
+) -> tuple[int, float]:
+    """A token for one text, and the probability it had."""
+    sampler = Sampler(config, logits.size)
+    for token_id in recent:
+        sampler.remember(0, token_id)
+    before = logits.copy()
+    ids, shares = sampler.draw(logits[None], [u])
+    assert logits.tobytes() == before.tobytes()
+    return int(ids[0]), float(shares[0])
+
+
+def possible(logits: Sequence[float], recent: Sequence[int] = (), **settings: float) -> list[int]:
+    """The ids that can be drawn, found by drawing at many places."""
+    array, config = np.array(logits, np.float32), GenerateConfig(**{**PLAIN, **settings})
+    return sorted({sample(array, recent, config, i / 997)[0] for i in range(997)})
 
 
 def reference(logits: list[float], recent: list[int], config: GenerateConfig) -> dict[int, float]:
@@ -95,9 +115,37 @@ def test_frequencies_follow_the_probabilities() -> None:
 
 def test_penalty_divides_positive_and_multiplies_negative_logits_once() -> None:
     logits = np.array([2.0, -2.0, 0.0, 1.0], np.float32)
-    out = penalize(logits, [0, 0, 1, 2], 2.0)
-    assert out.tolist() == [1.0, -4.0, 0.0, 1.0]
-    assert logits.tolist() == [2.0, -2.0, 0.0, 1.0]
+    config = GenerateConfig(**{**PLAIN, "repeat_penalty": 2.0})
+    after = np.exp([1.0, -4.0, 0.0, 1.0])
+    below = 0.0
+    for token_id, share in enumerate(after / after.sum()):
+        assert sample(logits, [0, 0, 1, 2], config, below + share / 2) == (
+            token_id,
+            pytest.approx(share, rel=1e-5),
+        )
+        below += share
+
+
+def test_penalty_forgets_what_lies_before_its_window() -> None:
+    config = GenerateConfig(temperature=0.0, repeat_penalty=2.0, repeat_window=2)
+    logits = np.array([3.0, 2.9, 2.8], np.float32)
+    assert sample(logits, [0], config, 0.5)[0] == 1
+    assert sample(logits, [0, 1, 1], config, 0.5)[0] == 0
+
+
+def test_texts_drawn_together_are_drawn_as_alone() -> None:
+    random = np.random.default_rng(3)
+    logits = random.standard_normal((5, 300)).astype(np.float32) * 3
+    config = GenerateConfig(top_k=50, min_p=0.01)
+    sampler, recent = Sampler(config, 300, rows=5), random.integers(0, 300, (5, 9)).tolist()
+    for row, ids in enumerate(recent):
+        for token_id in ids:
+            sampler.remember(row, token_id)
+    u = random.random(5).tolist()
+    ids, shares = sampler.draw(logits, u)
+    for row in range(5):
+        alone = sample(logits[row], recent[row], config, u[row])
+        assert alone == (ids[row], shares[row])
 
 
 def test_greedy_takes_the_first_of_equals_after_the_penalty() -> None:
@@ -109,12 +157,12 @@ def test_greedy_takes_the_first_of_equals_after_the_penalty() -> None:
 
 
 def test_equal_probabilities_are_cut_by_id() -> None:
-    p = np.full(10, 0.1)
-    assert top_k(p, 3).tolist() == [0, 1, 2]
-    assert top_p(p, 0.25).tolist() == [0, 1, 2]
-    p[7] = 0.2
-    assert top_k(p, 3).tolist() == [0, 1, 7]
-    assert min_p(p, 0.6).tolist() == [7]
+    equal = [0.0] * 10
+    assert possible(equal, top_k=3) == [0, 1, 2]
+    assert possible(equal, top_p=0.25) == [0, 1, 2]
+    one_larger = [0.0] * 7 + [math.log(2)] + [0.0] * 2
+    assert possible(one_larger, top_k=3) == [0, 1, 7]
+    assert possible(one_larger, min_p=0.6) == [7]
 
 
 @pytest.mark.parametrize("u", [0.0, 0.5, 1.0 - 2.0**-53])

@@ -30,7 +30,8 @@ from slim.kernels import SERIAL
 from slim.model import Model
 
 TOKEN = "decoded token"
-KERNEL, PRODUCT = "decode_token", "_matvec"  # the kernel of slim.model, and what it multiplies with
+# The kernel of slim.model, what it calls for a share of the rows, and what that multiplies with.
+KERNEL, ROWS, PRODUCT = "decode_row", "_decode", "_multiply"
 # Elsewhere a program may not read it.
 HAS_CYCLE_COUNTER = platform.machine() in ("x86_64", "AMD64")
 Clock = Callable[[], float]
@@ -125,12 +126,20 @@ def _with_timed_products(function: types.FunctionType, tally: int) -> Callable[.
     options: dict[str, Any] = {**SERIAL, "cache": False}
 
     @njit(**options)
-    def timed(y, y_start, x, x_start, panels, start, N, K, accumulate):  # type: ignore[no-untyped-def]
+    def timed(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate):  # type: ignore[no-untyped-def]
         begin()
-        product(y, y_start, x, x_start, panels, start, N, K, accumulate)
+        product(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate)
         end()
 
-    names = {**function.__globals__, PRODUCT: timed}
+    rows = _copy(function.__globals__[ROWS].py_func, options, {PRODUCT: timed})
+    return _copy(function, options, {ROWS: rows})
+
+
+def _copy(
+    function: types.FunctionType, options: dict[str, Any], replaced: dict[str, Any]
+) -> Callable[..., Any]:
+    """The function compiled once more, with other things under some global names."""
+    names = {**function.__globals__, **replaced}
     copy = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
     return njit(**options)(copy)
 

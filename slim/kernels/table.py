@@ -13,11 +13,12 @@ from numba.core import config as numba_config
 from slim.kernels.adamw import adamw, sum_of_squares
 from slim.kernels.attention import attention_backward, attention_forward, pack_keys_values
 from slim.kernels.cross_entropy import cross_entropy
-from slim.kernels.decode import decode_token
+from slim.kernels.decode import decode_row, decode_rows
 from slim.kernels.embedding import embedding_backward, embedding_forward
 from slim.kernels.matmul import matmul, matmul_add, matmul_weight_gradient, pack
 from slim.kernels.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from slim.kernels.rope import rope
+from slim.kernels.sampling import measure_rows, sample_rows
 from slim.kernels.swiglu import swiglu_backward, swiglu_forward
 
 Entry = tuple[Any, tuple[types.Type, ...]]
@@ -35,7 +36,9 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
     tokens = types.Array(types.int32, 1, "C")
     operand = types.uint16 if precision == "bf16" else f
     P1, P2, P3, P4 = (types.Array(operand, ndim, "C") for ndim in (1, 2, 3, 4))
+    I2 = types.Array(types.int32, 2, "C")
     layers = types.Array(n, 2, "C")
+    decoding = (F2, P4, P4, F2, P2, tokens, n, F1, n, n, P1, layers, n, F2, F2, n, n, n, n, f)
     table: list[Entry] = [
         (pack, (P1, P1, F2)),
         (embedding_forward, (F2, tokens, F2)),
@@ -47,7 +50,10 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
         (attention_forward, (P2, F3, P2, P3, P3, n, n, n, n, F2, P2)),
         (swiglu_forward, (P2, P2)),
         (cross_entropy, (F1, F2, F2, tokens, f)),
-        (decode_token, (F1, P4, P4, F1, P1, n, n, F1, n, n, P1, layers, n, F2, F2, n, n, n, n, f)),
+        (decode_row, decoding),
+        (decode_rows, (*decoding, n)),
+        (sample_rows, (tokens, F1, F2, I2, F1, F1, F1, f, n, f, f, f)),
+        (measure_rows, (F2, tokens, F2, tokens, F1)),
     ]
     if operand != f:
         table.append((matmul, (P2, P2, P1)))

@@ -40,6 +40,8 @@ HAS_BF16 = LANES == 16 and bool(binding.get_host_cpu_features().get("avx512bf16"
 # Registers bound the tile: 8 x 2 sums of 32 with AVX-512, 6 x 2 of 16 with AVX2.
 MR, VECTORS = (8, 2) if LANES == 16 else (6, 2)
 NR = VECTORS * LANES
+# Several rows against several panels, where each panel is read once: what the registers hold.
+ROWS, ROWS_PANELS = (4, 2) if LANES == 16 else (4, 1)
 WIDE = 4  # panels side by side in the single-row tile: enough independent sums to hide the latency of an FMA
 
 
@@ -282,6 +284,7 @@ copy_row = _copy_row_plain if numba_config.DISABLE_JIT else _copy_row
 tile_block, tile_block_masked = _make(MR, 1, False), _make(MR, 1, True)
 tile_row_masked = _make(1, 1, True)
 tile_wide_row = _make(1, WIDE, False)
+tile_rows = _make(ROWS, ROWS_PANELS, False)
 
 
 @njit(**{**SERIAL, "cache": False})
