@@ -77,13 +77,14 @@ def _norm(y, y_start, x, x_start, weights, w_start, C, eps):
 @njit(**{**SERIAL, "cache": False})
 def _rotate(work, at, cos, sin, position, heads, half):
     """RoPE of `heads` heads from `at` on (see rope.py)."""
+    c, s = cos[position], sin[position]
     for h in range(heads):
         a, b = at + 2 * h * half, at + (2 * h + 1) * half
+        first, second = work[a : a + half], work[b : b + half]
         for i in range(half):
-            c, s = cos[position, i], sin[position, i]
-            first, second = work[a + i], work[b + i]
-            work[a + i] = first * c - second * s
-            work[b + i] = second * c + first * s
+            x, y = first[i], second[i]
+            first[i] = x * c[i] - y * s[i]
+            second[i] = y * c[i] + x * s[i]
 
 
 @njit(**{**SERIAL, "cache": False})
@@ -112,14 +113,15 @@ def _attend(rounded, at, weights, attended, work, scores, keys, values, position
                 NR * D_units, D_units, 0,
             )  # fmt: skip
         largest = row_largest(work, scores, position + 1) * scale
-        total = softmax_row(rounded, weights, work, scores, position + 1, scale, largest)
+        share = ONE / softmax_row(rounded, weights, work, scores, position + 1, scale, largest)
         for d in range(0, D, NR):
             tile_row_masked(
                 work, scores, 0, min(NR, D - d), rounded, weights // per, 0, 1, value, d * padded // per, NR, 0,
                 (position + per) // per, 0,
             )  # fmt: skip
-            for j in range(min(NR, D - d)):
-                store(rounded, attended + h * D + d + j, work[scores + j] / total)
+            found = work[scores : scores + min(NR, D - d)]
+            for j in range(found.size):
+                store(rounded, attended + h * D + d + j, found[j] * share)
 
 
 @njit(**{**SERIAL, "cache": False})

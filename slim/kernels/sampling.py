@@ -81,25 +81,14 @@ def _count_damaged(x):
 
 @njit(**{**SERIAL, "cache": False})
 def _first(x, value):
-    """Where x is `value` first."""
-    for i in range(x.size):
-        if x[i] == value:
-            return i
+    """Where x is `value` first, 0 if nowhere."""
+    for start in range(0, x.size, BLOCK):
+        block = x[start : start + BLOCK]
+        if _count_equal(block, block.size, value):
+            for i in range(block.size):
+                if block[i] == value:
+                    return start + i
     return 0
-
-
-@njit(**{**SERIAL, "cache": False})
-def _keep_from(p, bits, cut, equals):
-    """Clear what has fewer bits than `cut`, and of what has just these all but the first `equals`."""
-    for i in range(bits.size):
-        if bits[i] < cut:
-            p[i] = ZERO
-    left = equals
-    for i in range(bits.size):
-        if bits[i] == cut:
-            if left <= 0:
-                p[i] = ZERO
-            left -= 1
 
 
 @njit(**{**SERIAL, "cache": False})
@@ -111,33 +100,27 @@ def _clear_below(p, least):
 
 
 @njit(**{**SERIAL, "cache": False})
-def _keep_count(p, bits, k):
-    """Keep the k largest of p."""
-    low, high = np.int32(1), np.int32(0x7F800000)
-    if _count_and_sum_from(p, bits, low)[0] <= k:
-        return
-    while high - low > 1:
-        middle = low + (high - low) // np.int32(2)
-        if _count_and_sum_from(p, bits, middle)[0] >= k:
-            low = middle
+def _keep_until(p, bits, goal, of_sum):
+    """Keep the fewest largest of p that reach the `goal` in sum, or in count; of equals the first ones."""
+    low, high = np.int32(1), np.int32(0x3F800001)  # the largest of p is 1
+    count, count_above, total_above = np.int32(bits.size), np.int32(0), ZERO
+    while high - low > 1 and count - count_above > 1:
+        middle = np.int32(low + (high - low) // 2)
+        seen, held = _count_and_sum_from(p, bits, middle)
+        if (held if of_sum else np.float32(seen)) >= goal:
+            low, count = middle, seen
         else:
-            high = middle
-    _keep_from(p, bits, low, k - _count_and_sum_from(p, bits, high)[0])
-
-
-@njit(**{**SERIAL, "cache": False})
-def _keep_share(p, bits, share):
-    """Keep the fewest largest of p that hold `share` of its sum."""
-    low, high = np.int32(1), np.int32(0x7F800000)
-    goal = share * _count_and_sum_from(p, bits, low)[1]
-    while high - low > 1:
-        middle = low + (high - low) // np.int32(2)
-        if _count_and_sum_from(p, bits, middle)[1] >= goal:
-            low = middle
-        else:
-            high = middle
-    held, value = _count_and_sum_from(p, bits, high)[1], p[_first(bits, low)]
-    _keep_from(p, bits, low, max(np.ceil((goal - held) / value), ONE))
+            high, count_above, total_above = middle, seen, held
+    for i in range(bits.size):
+        p[i] = p[i] if bits[i] >= low else ZERO
+    if high - low == 1:  # all between the two are equal: as many of them as it takes
+        missing = (goal - total_above) / p[_first(bits, low)] if of_sum else goal - np.float32(count_above)
+        left = max(np.int32(np.ceil(missing)), np.int32(1))
+        for i in range(bits.size):
+            if bits[i] == low:
+                if left <= 0:
+                    p[i] = ZERO
+                left -= 1
 
 
 @njit(**{**SERIAL, "cache": False})
@@ -189,10 +172,10 @@ def sample_rows(ids, shares, logits, recent, scores, p, u, temperature, top_k, t
             ids[n] = -1
         elif temperature > ZERO:
             _exp_row(p, scores, largest, ONE / temperature)
-            if top_k > 0:
-                _keep_count(p, bits, top_k)
+            if 0 < top_k < _count_and_sum_from(p, bits, np.int32(1))[0]:
+                _keep_until(p, bits, np.float32(top_k), False)
             if top_p < ONE:
-                _keep_share(p, bits, top_p)
+                _keep_until(p, bits, top_p * row_sum(p, 0, p.size), True)
             if min_p > ZERO:
                 _clear_below(p, min_p)  # the largest of p is 1
             token, shares[n] = _pick(p, u[n])
