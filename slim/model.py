@@ -27,6 +27,7 @@ from slim.kernels.attention import (
 from slim.kernels.cross_entropy import cross_entropy
 from slim.kernels.decode import decode_row, decode_rows, decode_work_sizes
 from slim.kernels.embedding import embedding_backward, embedding_forward
+from slim.kernels.int8 import HAS_INT8, pack8, packed_size8
 from slim.kernels.matmul import (
     gradient_scratch_size,
     matmul,
@@ -82,6 +83,24 @@ class Panels:
     def of_layer(panels: list[np.ndarray], layer: int) -> list[np.ndarray]:
         """wqkv, wo, w_gate_up, w_down of a layer."""
         return panels[4 * layer : 4 * layer + 4]
+
+
+class Int8Panels:
+    """Every matrix in 8 bits, for decoding; laid out like the forward panels of `Panels`."""
+
+    def __init__(self, panels: Panels) -> None:
+        self.matrices = panels.matrices
+        sizes = [packed_size8(*w.shape) for w in self.matrices]
+        *starts, size = [0, *np.cumsum(sizes).tolist()]
+        self._starts = starts
+        self.flat = np.zeros(size, np.int8)
+        self.starts = np.array(starts[:-1], np.int64).reshape(-1, 4)
+        self.head_start = starts[-1]
+
+    def pack(self) -> None:
+        """Round the weights as they are now."""
+        for start, weight in zip(self._starts, self.matrices, strict=True):
+            pack8(self.flat, start, weight)
 
 
 def _matrices(layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -147,13 +166,15 @@ def _per_layer(count: int, shape: tuple[int, ...], dtype: type, distinct: bool) 
 def choose_precision(asked: str, config: ModelConfig) -> str:
     """What "auto" means on this machine for such a model; ConfigError when bf16 is asked for and cannot be had."""
     even = config.dim % 2 == 0 and config.hidden_dim % 2 == 0
+    if asked == "int8" and not HAS_INT8:
+        raise ConfigError("weights in int8 need a CPU with AVX-512 VNNI or AVX-VNNI, which this one is not: use fp32")
     if asked == "auto":
         return "bf16" if HAS_BF16 and even else "fp32"
     if asked == "bf16" and not HAS_BF16:
         raise ConfigError("precision bf16 needs a CPU with AVX-512 BF16, which this one is not: use fp32")
-    if asked == "bf16" and not even:
+    if operand_dtype(asked) == np.uint16 and not even:
         raise ConfigError(
-            f"precision bf16 needs an even dim and hidden_dim, but they are {config.dim} and {config.hidden_dim}"
+            f"precision {asked} needs an even dim and hidden_dim, but they are {config.dim} and {config.hidden_dim}"
         )
     return asked
 
@@ -173,7 +194,8 @@ def workspace_bytes(config: ModelConfig, B: int, T: int, train: bool, precision:
 class Model:
     """A model that runs: parameters, their packed copies and the RoPE tables. Call `pack()` after changing weights.
 
-    precision   "fp32", or "bf16": operands of matrix products are rounded to bfloat16, all else stays float32
+    precision   "fp32", or "bf16": operands of matrix products are rounded to bfloat16, all else stays float32; or "int8":
+                like the better of these two, but decoding reads the weights in 8 bits. Not for training.
     """
 
     def __init__(self, config: ModelConfig, parameters: Parameters, precision: str = "fp32") -> None:
@@ -184,7 +206,8 @@ class Model:
         self.cos, self.sin = rope_tables(config.max_seq_len, config.head_dim, config.rope_theta)
         self.eps = np.float32(config.norm_eps)
         self.panels = Panels(parameters, self.dtype)
-        starts, offset = self.panels.starts, parameters.offsets
+        self.decode_panels = Int8Panels(self.panels) if precision == "int8" else self.panels
+        starts, offset = self.decode_panels.starts, parameters.offsets
         norms = [
             (offset[f"model.layers.{i}.input_layernorm.weight"], offset[f"model.layers.{i}.post_attention_layernorm.weight"])
             for i in range(config.n_layers)
@@ -199,6 +222,8 @@ class Model:
     def pack(self) -> None:
         """Bring the packed copies up to date with `parameters`."""
         self.panels.pack()
+        if self.decode_panels is not self.panels:
+            self.decode_panels.pack()
 
     def workspace(self, B: int, T: int, train: bool) -> Workspace:
         """Buffers for batches of B sequences of T tokens, made once and used for every step."""
@@ -338,9 +363,9 @@ class Model:
             raise ValueError(f"the cache has {R} rows, but got tokens of shape {tokens.shape}")
         self._make_room(R)
         arguments = (
-            self._next_logits[:R], cache.keys, cache.values, self._work[0][:R], self._work[1][:R], tokens, cache.length,
+            self._next_logits[:R], cache.keys, cache.values, *(part[:R] for part in self._work), tokens, cache.length,
             self.parameters.flat, offsets["model.embed_tokens.weight"], offsets["model.norm.weight"],
-            self.panels.flat, self._decode_layers, self.panels.head_start, self.cos, self.sin,
+            self.decode_panels.flat, self._decode_layers, self.decode_panels.head_start, self.cos, self.sin,
             config.n_heads, config.n_kv_heads, config.head_dim, config.hidden_dim, self.eps,
         )  # fmt: skip
         if R == 1:
@@ -354,8 +379,13 @@ class Model:
         """Buffers for decoding so many texts at once, kept for the next time."""
         if rows > self._room:
             self._room = rows
-            floats, operands = self._work_sizes
-            self._work = (np.empty((rows, floats), np.float32), np.empty((rows, operands + operands % 2), self.dtype))
+            floats, operands, bytes_ = self._work_sizes
+            self._work = (
+                np.empty((rows, floats), np.float32),
+                np.empty((rows, operands), self.dtype),
+                np.empty((rows, bytes_), np.uint8),
+                np.empty(rows, np.float32),
+            )
             self._next_logits = np.empty((rows, self.config.vocab_size), np.float32)
             self._next_tokens = np.empty(rows, np.int32)
 

@@ -96,6 +96,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         default=DEFAULTS.min_tokens,
         help=f"tokens that a lost model writes at least (default {DEFAULTS.min_tokens})",
     )
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "fp32", "bf16", "int8"),
+        default="auto",
+        help="how exactly the weights are read: int8 is the fastest (default auto: bf16 where the CPU multiplies it)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json", action="store_true", help="one JSON object per token and a last one"
@@ -145,7 +151,7 @@ def _events(
     from slim.generate import generate, generate_together
     from slim.model_file import loading_model
 
-    model, tokenizer, metadata = yield from loading_model(args.model)
+    model, tokenizer, metadata = yield from loading_model(args.model, args.weights)
     calibration = metadata.get("calibration")
     known = calibration if isinstance(calibration, dict) else None
     if args.samples is None:

@@ -9,11 +9,13 @@ A text comes out the same whichever way it is computed.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
+from numba.extending import overload
 
 from slim.kernels import PARALLEL, SERIAL
 from slim.kernels.attention import PADDING
 from slim.kernels.elementary import dot, exp
+from slim.kernels.int8 import PER_UNIT, multiply8, units8
 from slim.kernels.operand import per_unit, store, store_row
 from slim.kernels.softmax import row_largest, softmax_row
 from slim.kernels.tile import NR, ROWS, ROWS_PANELS, WIDE, tile_row_masked, tile_rows, tile_wide_row
@@ -24,45 +26,69 @@ ONE = np.float32(1.0)
 QKV, ATTENTION_OUT, GATE_UP, DOWN, ATTENTION_NORM, FFN_NORM = range(6)
 
 
-def decode_work_sizes(dim: int, qkv_columns: int, hidden_dim: int, capacity: int) -> tuple[int, int]:
-    """Numbers of float32 and of operand scratch that a row of `decode_rows` needs."""
-    padded = -(-capacity // PADDING) * PADDING
-    return dim + qkv_columns + 2 * hidden_dim + padded + NR, max(dim, hidden_dim) + dim + padded
+def decode_work_sizes(dim: int, qkv_columns: int, hidden_dim: int, capacity: int) -> tuple[int, int, int]:
+    """Numbers of float32, of operand and of byte scratch that a row of `decode_rows` needs."""
+    padded, widest = -(-capacity // PADDING) * PADDING, max(dim, hidden_dim)
+    floats, operands = dim + qkv_columns + 2 * hidden_dim + padded + NR, widest + dim + padded
+    return floats, operands + operands % 2, units8(widest) * PER_UNIT
 
 
 @njit(**{**SERIAL, "cache": False})
-def _multiply(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate):
-    """Rows first to stop of y, `y_row` apart, (+)= x W^T with W (N, K) packed as panels from `start` units on; K units.
-
-    x_start and x_row are in units too.
-    """
+def _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate):
+    """`_multiply` with panels of operands."""
+    per = per_unit(panels)
+    K, row, begin = K // per, x_row // per, start // per
     grouped = first
     while stop - grouped >= ROWS:
         group = ROWS_PANELS * NR
         full = N // group * group
-        at = x_start + grouped * x_row
+        to, at = y_start + grouped * y_row, x_start // per + grouped * row
         for n in range(0, full, group):
-            tile_rows(
-                y, y_start + grouped * y_row + n, y_row, group, x, at, x_row, 1, panels, start + n * K, NR, K * NR, K,
-                accumulate,
-            )  # fmt: skip
-        for r in range(grouped, grouped + ROWS):
+            tile_rows(y, to + n, y_row, group, x, at, row, 1, panels, begin + n * K, NR, K * NR, K, accumulate)
+        for r in range(ROWS):
             for n in range(full, N, NR):
                 tile_row_masked(
-                    y, y_start + r * y_row + n, 0, min(NR, N - n), x, x_start + r * x_row, 0, 1, panels, start + n * K,
-                    NR, 0, K, accumulate,
+                    y, to + r * y_row + n, 0, min(NR, N - n), x, at + r * row, 0, 1, panels, begin + n * K, NR, 0, K,
+                    accumulate,
                 )  # fmt: skip
         grouped += ROWS
     for r in range(grouped, stop):
         group = WIDE * NR
         full = N // group * group
-        to, at = y_start + r * y_row, x_start + r * x_row
+        to, at = y_start + r * y_row, x_start // per + r * row
         for n in range(0, full, group):
-            tile_wide_row(y, to + n, 0, group, x, at, 0, 1, panels, start + n * K, NR, K * NR, K, accumulate)
+            tile_wide_row(y, to + n, 0, group, x, at, 0, 1, panels, begin + n * K, NR, K * NR, K, accumulate)
         for n in range(full, N, NR):
             tile_row_masked(
-                y, to + n, 0, min(NR, N - n), x, at, 0, 1, panels, start + n * K, NR, 0, K, accumulate
+                y, to + n, 0, min(NR, N - n), x, at, 0, 1, panels, begin + n * K, NR, 0, K, accumulate
             )
+
+
+def _multiply(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales):
+    """Rows first to stop of y, y_row apart, (+)= x W^T with W (N, K) in panels from number `start` on, operands or int8.
+
+    x_start and x_row are numbers too   quantized, scales: scratch (see int8.py)
+    """
+    if panels.dtype == np.int8:
+        multiply8(
+            y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales
+        )
+    else:
+        _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate)
+
+
+@overload(_multiply)
+def _multiply_of_kind(
+    y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales
+):  # fmt: skip
+    """The same choice at compile time."""
+    if panels.dtype == types.int8:
+        return lambda y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales: (
+            multiply8(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales)
+        )
+    return lambda y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales: (
+        _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate)
+    )
 
 
 @njit(**{**SERIAL, "cache": False})
@@ -126,14 +152,13 @@ def _attend(rounded, at, weights, attended, work, scores, keys, values, position
 
 @njit(**{**SERIAL, "cache": False})
 def _decode(
-    first, stop, logits, keys, values, work, rounded, tokens, position, parameters, embedding, final_norm, panels, layers,
-    head, cos, sin, H, G, D, F, eps,
+    first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding,
+    final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
 ):  # fmt: skip
     """Rows first to stop of `decode_rows`."""
     L, C, V = layers.shape[0], H * D, logits.shape[1]
-    per = per_unit(panels)
+    per = per_unit(rounded)
     half, padded = D // 2, keys.shape[3] // D
-    C_units, F_units = C // per, F // per
     qkv_columns = C + 2 * G * D
     # Where things lie in a row of `work` ...
     x = 0
@@ -144,15 +169,16 @@ def _decode(
     attended = max(C, F)
     weights = attended + C
     width, rounded_width = work.shape[1], rounded.shape[1]
-    units = rounded_width // per
-    w, o, y = work.reshape(-1), rounded.reshape(-1), logits.reshape(-1)
+    w, o, y, quantized = work.reshape(-1), rounded.reshape(-1), logits.reshape(-1), quantized.reshape(-1)
     for r in range(first, stop):
         for c in range(C):
             w[r * width + x + c] = parameters[embedding + tokens[r] * C + c]
     for layer in range(L):
         for r in range(first, stop):
             _norm(o, r * rounded_width, w, r * width + x, parameters, layers[layer, ATTENTION_NORM], C, eps)
-        _multiply(w, qkv, width, o, 0, units, first, stop, panels, layers[layer, QKV] // per, qkv_columns, C_units, 0)
+        _multiply(
+            w, qkv, width, o, 0, rounded_width, first, stop, panels, layers[layer, QKV], qkv_columns, C, 0, quantized, scales
+        )
         for r in range(first, stop):
             row, operand = r * width, r * rounded_width
             _rotate(w, row + qkv, cos, sin, position, H + G, half)
@@ -163,44 +189,49 @@ def _decode(
                 position, H, G, D, padded, per,
             )  # fmt: skip
         _multiply(
-            w, x, width, o, attended // per, units, first, stop, panels, layers[layer, ATTENTION_OUT] // per, C, C_units, 1
-        )
+            w, x, width, o, attended, rounded_width, first, stop, panels, layers[layer, ATTENTION_OUT], C, C, 1, quantized,
+            scales,
+        )  # fmt: skip
         for r in range(first, stop):
             _norm(o, r * rounded_width, w, r * width + x, parameters, layers[layer, FFN_NORM], C, eps)
-        _multiply(w, gate_up, width, o, 0, units, first, stop, panels, layers[layer, GATE_UP] // per, 2 * F, C_units, 0)
+        _multiply(
+            w, gate_up, width, o, 0, rounded_width, first, stop, panels, layers[layer, GATE_UP], 2 * F, C, 0, quantized,
+            scales,
+        )  # fmt: skip
         for r in range(first, stop):
             at = r * width + gate_up
             gate, up = w[at : at + F], w[at + F : at + 2 * F]
             for f in range(F):
                 store(o, r * rounded_width + f, gate[f] / (ONE + exp(-gate[f])) * up[f])
-        _multiply(w, x, width, o, 0, units, first, stop, panels, layers[layer, DOWN] // per, C, F_units, 1)
+        _multiply(w, x, width, o, 0, rounded_width, first, stop, panels, layers[layer, DOWN], C, F, 1, quantized, scales)
     for r in range(first, stop):
         _norm(o, r * rounded_width, w, r * width + x, parameters, final_norm, C, eps)
-    _multiply(y, 0, V, o, 0, units, first, stop, panels, head // per, V, C_units, 0)
+    _multiply(y, 0, V, o, 0, rounded_width, first, stop, panels, head, V, C, 0, quantized, scales)
 
 
 @njit(**SERIAL)
 def decode_row(
-    logits, keys, values, work, rounded, tokens, position, parameters, embedding, final_norm, panels, layers, head,
-    cos, sin, H, G, D, F, eps,
+    logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding, final_norm, panels,
+    layers, head, cos, sin, H, G, D, F, eps,
 ):  # fmt: skip
     """`decode_rows` for one text, on the calling thread."""
     _decode(
-        0, 1, logits, keys, values, work, rounded, tokens, position, parameters, embedding, final_norm, panels, layers,
-        head, cos, sin, H, G, D, F, eps,
+        0, 1, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding, final_norm,
+        panels, layers, head, cos, sin, H, G, D, F, eps,
     )  # fmt: skip
 
 
 @njit(**PARALLEL)
 def decode_rows(
-    logits, keys, values, work, rounded, tokens, position, parameters, embedding, final_norm, panels, layers, head,
-    cos, sin, H, G, D, F, eps, workers,
+    logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding, final_norm, panels,
+    layers, head, cos, sin, H, G, D, F, eps, workers,
 ):  # fmt: skip
-    """logits (R, V) =   keys, values (L, R, G, ...) written at `position`   work, rounded (R, decode_work_sizes(...))
+    """logits (R, V) =   keys, values (L, R, G, ...) written at `position`
 
+    work, rounded, quantized (R, decode_work_sizes(...)) and scales (R,): scratch
     tokens (R,) int32   parameters (n,): the flat array, with the embedding table from `embedding`, the final norm from
     `final_norm` on   panels (m,): forward panels; `layers` (L, 6) int64 says where each layer's begin, `head` where the
-    head's do   cos, sin (S, D/2)   keys, values, panels and rounded are operands; rows of `rounded` are whole units
+    head's do   cos, sin (S, D/2)   keys, values and rounded are operands, panels too, or int8 (see int8.py)
     """
     R = logits.shape[0]
     share = (R + workers - 1) // workers
@@ -208,6 +239,6 @@ def decode_rows(
         first, stop = worker * share, min(R, (worker + 1) * share)
         if first < stop:
             _decode(
-                first, stop, logits, keys, values, work, rounded, tokens, position, parameters, embedding, final_norm,
-                panels, layers, head, cos, sin, H, G, D, F, eps,
+                first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters,
+                embedding, final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
             )  # fmt: skip

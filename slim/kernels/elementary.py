@@ -53,6 +53,20 @@ def _float_of_bits(typing_context, bits):
     return types.float32(types.int32), codegen
 
 
+@intrinsic
+def _bits_of_float(typing_context, x):
+    """The bits of a float32."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), codegen
+
+
+def _bits_of_plain(x):
+    return np.float32(x).view(np.int32)
+
+
 def _float_of_plain(bits):
     return np.int32(bits).view(np.float32)
 
@@ -62,9 +76,10 @@ def _power_of_two_plain(exponent):
 
 
 if numba_config.DISABLE_JIT:
-    _power_of_two, _float_of = _power_of_two_plain, _float_of_plain
+    _power_of_two, float_of, bits_of = _power_of_two_plain, _float_of_plain, _bits_of_plain
 else:
-    _power_of_two, _float_of = _power_of_two_bits, _float_of_bits
+    # float_of(bits), bits_of(x): a float32 and its bits as an int32
+    _power_of_two, float_of, bits_of = _power_of_two_bits, _float_of_bits, _bits_of_float
 
 
 @njit(**{**SERIAL, "cache": False})
@@ -122,7 +137,7 @@ def row_max(x, start, n):
     largest = np.int32(-0x80000000)
     for i in range(n):
         largest = max(largest, np.int32(_ordered(bits[i])))
-    return _float_of(np.int32(_ordered(largest)))
+    return float_of(np.int32(_ordered(largest)))
 
 
 @njit(**{**SERIAL, "cache": False})

@@ -13,13 +13,14 @@ from numba.core import config as numba_config
 from numba.extending import intrinsic
 
 from slim.kernels import REDUCTION, SERIAL
+from slim.kernels.tile import HAS_BF16
 
 F32, I16, I32 = ir.FloatType(), ir.IntType(16), ir.IntType(32)
 
 
 def operand_dtype(precision: str) -> type:
-    """The dtype of operand arrays under "fp32" or "bf16"."""
-    return np.uint16 if precision == "bf16" else np.float32
+    """The dtype of operand arrays under "fp32", "bf16" or "int8"; what is not in 8 bits is as short as it can be."""
+    return np.uint16 if precision == "bf16" or (precision == "int8" and HAS_BF16) else np.float32
 
 
 def units(n: int, dtype: type) -> int:

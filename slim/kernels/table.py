@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.core import config as numba_config
+from numba.np.numpy_support import from_dtype
 
 from slim.kernels.adamw import adamw, sum_of_squares
 from slim.kernels.attention import attention_backward, attention_forward, pack_keys_values
 from slim.kernels.cross_entropy import cross_entropy
 from slim.kernels.decode import decode_row, decode_rows
 from slim.kernels.embedding import embedding_backward, embedding_forward
+from slim.kernels.int8 import pack8
 from slim.kernels.matmul import matmul, matmul_add, matmul_weight_gradient, pack
+from slim.kernels.operand import operand_dtype
 from slim.kernels.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from slim.kernels.rope import rope
 from slim.kernels.sampling import measure_rows, sample_rows
@@ -34,11 +38,13 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
     n, f = types.int64, types.float32
     F1, F2, F3 = (types.Array(f, ndim, "C") for ndim in (1, 2, 3))
     tokens = types.Array(types.int32, 1, "C")
-    operand = types.uint16 if precision == "bf16" else f
+    B1, B2 = types.Array(types.int8, 1, "C"), types.Array(types.uint8, 2, "C")
+    operand = from_dtype(np.dtype(operand_dtype(precision)))
+    decoded = B1 if precision == "int8" else types.Array(operand, 1, "C")
     P1, P2, P3, P4 = (types.Array(operand, ndim, "C") for ndim in (1, 2, 3, 4))
     I2 = types.Array(types.int32, 2, "C")
     layers = types.Array(n, 2, "C")
-    decoding = (F2, P4, P4, F2, P2, tokens, n, F1, n, n, P1, layers, n, F2, F2, n, n, n, n, f)
+    decoding = (F2, P4, P4, F2, P2, B2, F1, tokens, n, F1, n, n, decoded, layers, n, F2, F2, n, n, n, n, f)
     table: list[Entry] = [
         (pack, (P1, P1, F2)),
         (embedding_forward, (F2, tokens, F2)),
@@ -57,6 +63,8 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
     ]
     if operand != f:
         table.append((matmul, (P2, P2, P1)))
+    if precision == "int8":
+        table.append((pack8, (B1, n, F2)))
     if training:
         if operand != f:
             table.append((cross_entropy, (F1, P2, F2, tokens, f)))

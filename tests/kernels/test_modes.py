@@ -32,7 +32,10 @@ FEW = " or ".join(
     ]
 )
 WALLED = f"forward_equals or softmax or cached or of_the_whole_model or (slopes and ({FEW}))"
-FILES = [HERE / "test_ops.py", HERE / "test_elementary.py", HERE.parent / "test_sampling.py"]
+FILES = [
+    *(HERE / "test_ops.py", HERE / "test_elementary.py", HERE / "test_int8.py"),
+    HERE.parent / "test_sampling.py",
+]
 WHOLE_MODEL = HERE.parent / "test_model.py"
 
 

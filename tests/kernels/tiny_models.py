@@ -44,7 +44,7 @@ class NanNumpy:
     @staticmethod
     def empty(shape: int | tuple[int, ...], dtype: type = np.float64) -> Array:
         array = NanNumpy._new(shape, dtype)
-        array.fill({np.uint16: 0x7FC0, np.int32: -1}.get(dtype, np.nan))
+        array.fill({np.uint16: 0x7FC0, np.uint8: 0xFF, np.int32: -1}.get(dtype, np.nan))
         return array
 
     @staticmethod
