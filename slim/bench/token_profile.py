@@ -126,9 +126,13 @@ def _with_timed_products(function: types.FunctionType, tally: int) -> Callable[.
     options: dict[str, Any] = {**SERIAL, "cache": False}
 
     @njit(**options)
-    def timed(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate):  # type: ignore[no-untyped-def]
+    def timed(  # type: ignore[no-untyped-def]
+        y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales
+    ):  # fmt: skip
         begin()
-        product(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate)
+        product(
+            y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales
+        )  # fmt: skip
         end()
 
     rows = _copy(function.__globals__[ROWS].py_func, options, {PRODUCT: timed})
