@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from slim.errors import SaveError
 from slim.input_file import reason
+from slim.operating_system import CLOSE_ON_EXEC, FOLDER, NO_LINKS, NO_WAITING, READING, lock
 
 PREVIOUS_SUFFIX = ".prev"
 _WRITE_BYTES = 2**26  # one system call; Linux takes at most 2 GiB, and Ctrl-C waits for it
@@ -70,7 +70,7 @@ def sweep(path: str | Path) -> int:
 
 def _replace(target: Path, chunks: Iterable[bytes | memoryview], keep_previous: bool) -> int:
     permissions = _permissions(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.open(target.parent, READING | FOLDER)
     try:
         temporary, fd = _create_temporary(target)
         try:
@@ -115,9 +115,9 @@ def _permissions(target: Path) -> int | None:
 def _create_temporary(target: Path) -> tuple[str, int]:
     name = f"{_temporary_prefix(target)}{os.getpid()}-{secrets.token_hex(8)}.slim-tmp"
     temporary = os.path.join(target.parent, name)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSE_ON_EXEC, 0o666)
     with contextlib.suppress(OSError):  # a file system without locks: the process id must do
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(fd)
     return temporary, fd
 
 
@@ -136,9 +136,9 @@ def _abandoned(temporary: str, pid: int) -> bool:
             pass
         except (OSError, OverflowError):
             return False
-    fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    fd = os.open(temporary, READING | NO_LINKS | NO_WAITING)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(fd)
         return True
     except OSError:
         return False

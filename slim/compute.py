@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import atexit
 import math
-import os
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from typing import Any, Generic, TypeVar
 
 from slim.errors import ConfigError
 from slim.events import Progress
+from slim.operating_system import core_count
 
 T = TypeVar("T")
 
@@ -261,10 +261,7 @@ def set_threads(count: int) -> int:
 
 def usable_cores() -> int:
     """Cores that this process may use: those it is bound to, or fewer where a container gives it less time."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        cores = os.cpu_count() or 1
+    cores = core_count()
     try:
         quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
         return min(cores, max(1, math.ceil(int(quota) / int(period))))

@@ -8,6 +8,7 @@ from io import FileIO
 from pathlib import Path
 
 from slim.errors import SlimError
+from slim.operating_system import NO_WAITING, READING
 
 HEAD_BYTES = 512  # enough to tell every kind below
 
@@ -68,7 +69,7 @@ def open_input(path: str | Path, error: type[SlimError]) -> tuple[FileIO, int]:
     Anything else raises `error` at once: a pipe, which would block, is not waited for.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, READING | NO_WAITING)
     except (OSError, ValueError) as problem:
         raise error(f"{path}: cannot be opened: {reason(problem)}") from problem
     try:

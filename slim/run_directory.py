@@ -12,7 +12,6 @@ lock            held by the process that trains, with its number
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from slim.atomic_file import PREVIOUS_SUFFIX, replace_file, sweep
 from slim.errors import DataError, SaveError, SlimError, UsageError
 from slim.events import Event, SampleFinished, TokenGenerated, TrainFinished, as_record
 from slim.input_file import reason
+from slim.operating_system import CLOSE_ON_EXEC, NO_LINKS, lock
 
 LARGEST_SETTINGS = 4_000_000  # bytes
 LARGEST_BACKLOG = (
@@ -156,7 +156,7 @@ class Journal:
             self._backlog += line.encode("utf-8", "replace")
         try:
             if self._fd is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | CLOSE_ON_EXEC
                 self._fd = os.open(self._path, flags, 0o666)
             try:
                 written = 0
@@ -227,13 +227,13 @@ def _lock(directory: Path) -> int:
     while True:
         try:
             directory.mkdir(exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC | NO_LINKS, 0o666)
         except FileNotFoundError:
             if not directory.parent.is_dir():
                 raise
             continue  # a process that ended has just removed the directory
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(fd)
             if _is_same_file(fd, path):
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -34,7 +34,7 @@ FLOORS = [
     {"kernels"},
     {
         *("config", "settings", "events", "errors", "request", "recipe", "memory"),
-        *("safe_text", "demo_text", "input_file", "atomic_file"),
+        *("safe_text", "demo_text", "input_file", "atomic_file", "operating_system"),
     },
 ]
 # Programs of their own, which `slim bench --against` starts in another process: they measure other people's libraries,

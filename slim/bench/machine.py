@@ -6,6 +6,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from slim import operating_system
 from slim.compute import usable_cores
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -62,13 +63,7 @@ def peak_memory_bytes() -> int | None:
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
-    try:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    except ImportError:  # not a POSIX system
-        return None
-    return peak if platform.system() == "Darwin" else peak * 1024
+    return operating_system.peak_memory_bytes()
 
 
 def _processor_name() -> str:

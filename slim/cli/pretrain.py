@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import re
+from fractions import Fraction
 
-from slim.cli.training import Request, add_run_options, positive_number, run_request, settings_of
+from slim.cli.training import (
+    LARGEST_COUNT,
+    Request,
+    add_run_options,
+    positive_number,
+    run_request,
+    settings_of,
+)
 from slim.errors import UsageError
 
 ORDER = "slim pretrain CORPUS EPOCHS OUT [MAX_BYTES]"
+_SIZE = re.compile(
+    r"(\d[\d_]{0,19}(?:\.\d{1,9})?) ?(?:([kmgt])(i?)b?|b)?", re.IGNORECASE | re.ASCII
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -23,7 +35,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("epochs", metavar="EPOCHS", help="how often the text is read; 0.5 is half")
     parser.add_argument("out", metavar="OUT", help="the model file to write")
     parser.add_argument(
-        "max_bytes", metavar="MAX_BYTES", nargs="?", help="only the first so many bytes"
+        "max_bytes",
+        metavar="MAX_BYTES",
+        nargs="?",
+        help="only the first so many bytes: 1000000, 1_000_000 or 64MB",
     )
     add_run_options(parser, sizes=True)
     parser.set_defaults(run=run)
@@ -45,14 +60,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _max_bytes(text: str | None) -> int | None:
+    """1000000, 1_000_000, 1MB and 1.5 MiB in bytes."""
     if text is None:
         return None
-    try:
-        value = int(text.replace("_", ""))
-    except ValueError:
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
         raise UsageError(
-            f"MAX_BYTES must be a whole number, got {text!r} (the order is: {ORDER})"
-        ) from None
-    if value < 1:
-        raise UsageError(f"MAX_BYTES must be at least 1, got {text}")
+            f"MAX_BYTES must be a size such as 1000000, 1_000_000 or 64MB, got {text!r} (the order is: {ORDER})"
+        )
+    number, unit, binary = found.groups()
+    thousand = 1024 if binary else 1000
+    value = int(
+        Fraction(number.replace("_", "")) * thousand ** " KMGT".index((unit or " ").upper())
+    )
+    if not 1 <= value <= LARGEST_COUNT:
+        raise UsageError(f"MAX_BYTES must be from 1 byte to 1 TB, got {text}")
     return value

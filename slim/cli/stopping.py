@@ -10,9 +10,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn
 
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+from slim.operating_system import STOP_SIGNALS
+
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -25,7 +24,7 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue  # nohup: SIGHUP is none of our business
             self._before[number] = signal.signal(number, self._receive)
