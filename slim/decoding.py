@@ -38,15 +38,19 @@ def draw_tokens(
     purpose: str = "generate",
     never_penalized: Collection[int] = (),
     n_alternatives: int = 0,
+    earlier_ids: np.ndarray | None = None,
 ) -> Iterator[DrawnToken]:
     """Append prompt_ids (n,) int32 to the cache, then draw tokens until the cache is full.
+
+    earlier_ids (m,) int32: those that the cache holds already, where the penalty is to see them too
 
     A token enters the cache when the next one is asked for. Its random number depends on the seed
     and its position only, so a text cut and continued with the same seed comes out the same.
     """
     logits = model.prefill(cache, prompt_ids)[None]
     arguments = (config, [seed], purpose, never_penalized, n_alternatives)
-    for (drawn,) in _draw(model, cache, prompt_ids, logits, *arguments):
+    seen = prompt_ids if earlier_ids is None else np.concatenate((earlier_ids, prompt_ids))
+    for (drawn,) in _draw(model, cache, seen, logits, *arguments):
         yield drawn
 
 

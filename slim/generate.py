@@ -6,7 +6,7 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,7 +95,7 @@ def _generate(
             yield note
         which = -1 if samples is None else number
         texts.append(
-            _Text(tokenizer, config, limit, low_confidence, repetition, first_seed + number, which)
+            GrowingText(tokenizer, config, limit, low_confidence, repetition, first_seed + number, which)
         )
     drawn_tokens: Iterator[Sequence[DrawnToken]]
     if samples is None:
@@ -125,7 +125,7 @@ def _generate(
         length += 1
 
 
-class _Text:
+class GrowingText:
     """A text that is being written: its characters, and the rules that end it."""
 
     def __init__(
@@ -136,11 +136,14 @@ class _Text:
         low_confidence: LowConfidence | None,
         repetition: Repetition | None,
         seed: int,
-        sample: int,
+        sample: int = -1,
+        ends: Collection[int] = (),
     ) -> None:
+        """ends: ids that end the text as its end-of-text token does"""
         self.seed = seed
         self.finish_reason = ""
         self._tokenizer = tokenizer
+        self._ends = {tokenizer.eos_id, *ends}
         self._max_tokens = config.max_tokens
         self._limit = limit
         self._low_confidence = low_confidence
@@ -167,7 +170,7 @@ class _Text:
         # Each rule sees each token, whichever of them ends the text.
         unsure = self._low_confidence is not None and self._low_confidence.push(logprob)
         looping = self._repetition is not None and self._repetition.push(drawn.token_id)
-        if drawn.token_id == self._tokenizer.eos_id:
+        if drawn.token_id in self._ends:
             self.finish_reason = "eos"
         elif stops.found:
             self.finish_reason = "stop_string"
