@@ -396,7 +396,7 @@ def planned(
     ) -> Iterator[str | dict[str, Result]]:
         entries.extend(racing)
         yield f"{len(racing)} entries"
-        keys = ["step", "prefill", "decode", "build", "encode"]
+        keys = ["step", "prefill", "decode", "together", "build", "encode"]
         values = {f"{key}_seconds": (1.0,) * rounds for key in keys}
         if isinstance(racing[0].job, CeilingsJob):
             values = {"copy": (40.0,), "products fp32": (500.0,), "products bf16": (1000.0,)}
@@ -431,7 +431,11 @@ def test_without_rivals_only_slim_is_measured(monkeypatch: pytest.MonkeyPatch) -
     assert "SLiM bf16, 8 x 256" in names and "SLiM bf16, 1,024 tokens, 2 x 1,024" in names
     assert {"SLiM fp32, prefill 256", "SLiM bf16, decode 256"} <= set(names)
     compared = [(f.against, f.what) for f in findings if isinstance(f, Comparison)]
-    assert compared == [("1 thread", "times as fast"), ("256", "times the time per token")]
+    together = [("one text", "times as many tokens/s")] * (3 if suite.HAS_INT8 else 2)
+    assert compared == [
+        *(("1 thread", "times as fast"), ("256", "times the time per token")),
+        *together,
+    ]
     assert len({e.job.results for e in entries if isinstance(e.job, TrainingJob)}) == len(
         {e.name for e in entries if isinstance(e.job, TrainingJob)}
     )
@@ -443,6 +447,8 @@ def test_speeds_and_shares_follow_from_the_seconds(monkeypatch: pytest.MonkeyPat
     step = found["SLiM bf16, 8 x 256"]
     assert step.value.median == 2048.0 and step.ceiling == 1000.0
     assert step.work == pytest.approx(2048 * counts.training_flops_per_token(TINY, 256) / 1e9)
+    together = found["SLiM fp32, 8 texts together"]
+    assert together.value.median == 8 * 256.0
     decode = found["SLiM fp32, decode 256"]
     assert decode.value.median == 256.0 and decode.work_unit == "GB/s" and decode.ceiling == 100.0
     assert decode.work == pytest.approx(256 * counts.decode_bytes(TINY, "fp32", 128) / 1e9)
@@ -469,7 +475,10 @@ def test_rivals_meet_the_same_job_in_their_own_program(monkeypatch: pytest.Monke
     lanes = next(e for e in entries if e.name == "SLiM fp32, 8 lanes")
     assert ("SLIM_LANES", "8") in lanes.environment
     whats = {f.what for f in findings if isinstance(f, Comparison)}
-    assert whats == {"times as fast", "of the peak memory", "times the time per token"}
+    assert whats == {
+        *("times as fast", "of the peak memory"),
+        *("times the time per token", "times as many tokens/s"),
+    }
     sections = {f.section for f in findings if isinstance(f, Measurement)}
     assert any("beyond 1 MB of cache" in section for section in sections)
 
@@ -529,7 +538,8 @@ def test_generation_work_shows_the_logits_of_every_position(tmp_path: Path) -> N
     sequence.tofile(ids)
     job = GenerationJob(TINY, weights, "", ids, "fp32", 1, results, warmup=1, repeats=2)
     work = GenerationWork(job, ticks())
-    assert work.measure() == {"prefill_seconds": [1.0, 1.0], "decode_seconds": [1.0, 1.0]}
+    names = ("prefill_seconds", "decode_seconds", "together_seconds")
+    assert work.measure() == {name: [1.0, 1.0] for name in names}
     logits = np.fromfile(results, np.float32).reshape(12, 64)
     expected = work.model.logits(work.model.workspace(1, 12, False), sequence[None])
     assert check.distance(logits, expected[0]) < 1e-5

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from slim.config import ModelConfig
 
-OUR_MODES = ("fp32", "bf16")
+OUR_MODES = ("fp32", "bf16", "int8")  # int8: of the weights that decoding reads
 # Ours, and those of GGUF: 32 weights of Q8_0 and Q4_0 share a scale of 2 bytes.
 BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0}
 BYTES_PER_WEIGHT |= {"F32": 4.0, "BF16": 2.0, "Q8_0": 34 / 32, "Q4_0": 18 / 32}

@@ -54,6 +54,7 @@ class GenerationJob:
     threads: int
     results: str
     library: str = ""  # of llama.cpp; none: the one of the xllamacpp wheel
+    together: int = 8  # texts that we decode at once, too
     warmup: int = 2
     repeats: int = 4  # of one measurement
 

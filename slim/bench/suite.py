@@ -31,6 +31,7 @@ from slim.bench.report import Ceiling, Comparison, Conditions, Finding, Measurem
 from slim.config import PRESETS, ModelConfig
 from slim.demo_text import STORIES, demo_text
 from slim.errors import UsageError
+from slim.kernels.int8 import HAS_INT8
 from slim.parameters import Parameters
 
 SECTIONS = ("training", "generation", "tokenizer", "startup")
@@ -350,18 +351,33 @@ class _Bench:
 
     def _generation(self, config: ModelConfig, section: str) -> Iterator[str | Finding]:
         referee = Referee()
-        for mode in self.products:
+        for mode in (*self.products, *(("int8",) if HAS_INT8 else ())):
             entries = [self._generates(config, mode)]
             if "llama.cpp" in self.settings.against:
                 yield f"writing {GGUF_OF[mode]} for llama.cpp"
                 entries.append(self._llama(config, GGUF_OF[mode]))
             found = yield from _last(self._contest(entries, referee))
             for entry in entries:
-                yield self._generation_speed(section, found[entry.name], entry, "prefill")
+                if mode in self.products:
+                    yield self._generation_speed(section, found[entry.name], entry, "prefill")
                 yield self._generation_speed(section, found[entry.name], entry, "decode")
-            for what in ("prefill", "decode"):
+            yield from self._together(section, found[entries[0].name], entries[0])
+            for what in ("prefill", "decode") if mode in self.products else ("decode",):
                 for comparison in self._compare(section, found, f"{what}_seconds"):
                     yield dataclasses.replace(comparison, name=f"{comparison.name}, {what}")
+
+    def _together(self, section: str, result: Result, entry: Entry) -> Iterator[Finding]:
+        """Several texts decoded at once, next to one."""
+        job = entry.job
+        assert isinstance(job, GenerationJob)
+        seconds, alone = result.rounds["together_seconds"], result.rounds["decode_seconds"]
+        name = f"{result.name}, {job.together} texts together"
+        value = Spread.of([job.together * TOKENS / s for s in seconds])
+        yield Measurement(section, name, "tokens/s", value, len(seconds), about=result.about)
+        ratios = [job.together * one / all_ for one, all_ in zip(alone, seconds, strict=True)]
+        yield Comparison(
+            section, name, "one text", "times as many tokens/s", Spread.of(ratios), self.rounds
+        )
 
     def _generation_speed(
         self, section: str, result: Result, entry: Entry, what: str

@@ -76,7 +76,7 @@ class TrainingWork:
 
 
 class GenerationWork:
-    """A prefill, and single tokens after one another: the logits are computed, nothing is drawn from them."""
+    """A prefill, and single tokens of one text or several: the logits are computed, nothing is drawn from them."""
 
     def __init__(self, job: GenerationJob, clock: Clock = time.perf_counter) -> None:
         self.job, self.clock = job, clock
@@ -87,8 +87,10 @@ class GenerationWork:
         rows = [self.model.prefill(self.cache, self.ids[:1]).copy()]
         rows += [self.model.decode(self.cache, int(i)).copy() for i in self.ids[1:]]
         np.array(rows, np.float32).tofile(job.results)
+        self.several = self.model.new_cache(len(self.ids), job.together)
         for _ in range(job.warmup):
             self._seconds()
+            self._seconds_together()
 
     def _seconds(self) -> tuple[float, float]:
         model, cache, ids = self.model, self.cache, self.ids
@@ -110,7 +112,18 @@ class GenerationWork:
         return {
             "prefill_seconds": [prefill for prefill, _ in pairs],
             "decode_seconds": [decode for _, decode in pairs],
+            "together_seconds": [self._seconds_together() for _ in range(self.job.repeats)],
         }
+
+    def _seconds_together(self) -> float:
+        """Of decoding as many tokens of each of several texts."""
+        model, cache = self.model, self.several
+        cache.truncate(0)
+        tokens = np.repeat(self.ids[:, None], cache.rows, axis=1)
+        started = self.clock()
+        for column in tokens:
+            model.decode_rows(cache, column)
+        return self.clock() - started
 
 
 class TokenizerWork:
