@@ -18,10 +18,7 @@ from slim.cli.display import (
     PlainDisplay,
     QuietDisplay,
     choose_display,
-    duration,
-    stage_line,
 )
-from slim.cli.run_state import CURVE_POINTS, Curve, RunState
 from slim.events import (
     CheckpointSaved,
     EvalFinished,
@@ -36,6 +33,8 @@ from slim.events import (
     TokenGenerated,
     TrainFinished,
 )
+from slim.run_state import CURVE_POINTS, Curve, RunState
+from slim.wording import duration, stage_line
 
 STEPS = 40
 PROMPT, TEXT = "Once upon", " a time there was a fox.\nIt ran."

@@ -36,7 +36,8 @@ FLOORS = [
     {"kernels"},
     {
         *("config", "settings", "events", "errors", "request", "recipe", "memory"),
-        *("safe_text", "demo_text", "input_file", "atomic_file", "operating_system"),
+        *("safe_text", "demo_text", "demo_recipe", "input_file", "atomic_file", "operating_system"),
+        *("run_state", "wording"),
     },
 ]
 # Programs of their own, which `slim bench --against` starts in another process: they measure other people's libraries,

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from slim.cli.training import drive, optional_count, positive_number
 from slim.config import GenerateConfig
+from slim.demo_recipe import CLOSING_SECONDS, MINUTES, OUT, PROMPT, demo_request
 from slim.errors import SlimError, UsageError
-from slim.request import Request
-from slim.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,23 +23,9 @@ if TYPE_CHECKING:
 
 BEGAN = time.monotonic()
 
-# What the demo is: a first choice, not yet compared with other sizes.
-MINUTES = 4.0  # from the start of the program to its end, first compilation included
-OUT = "slim-demo.bin"
-PROMPT = "Once upon a time"
-RECIPE: dict[str, object] = {
-    "preset": "small",
-    "vocab_size": 2048,
-    "sample_every": 25,
-    "sample_tokens": 70,
-    "sample_prompts": (PROMPT,),
-}
-CLOSING_SECONDS = 12.0  # of MINUTES, for the last files and the stories
-LEAST_SECONDS = 5.0  # of training, however long compiling took
 STORIES_FROM = ("Once upon a time, a little fox", "One day, a girl named Mia", "There was a")
 STORY = GenerateConfig(max_tokens=220, temperature=0.6, seed=1)
 
-ENDLESS = 1_000.0  # epochs: the clock ends the run
 WIDTH = 80
 SHOWN_SHARES = (0.0, 0.25, 1.0)  # of the run, at which its answers are compared
 ANSWER_LINES = 5
@@ -132,24 +117,13 @@ def _training(
     args: argparse.Namespace, state: str, minutes: float, threads: int | None, control: object
 ) -> Iterator[Event]:
     """The run, in the engine thread."""
-    from slim.demo_text import STORIES, demo_text
     from slim.run import resume, start
 
     if state == "stopped":
         yield from resume(args.out, control, threads)  # type: ignore[arg-type]
         return
     left = 60.0 * minutes - (time.monotonic() - BEGAN) - CLOSING_SECONDS
-    settings = {**RECIPE, "minutes": max(left, LEAST_SECONDS) / 60.0}
-    if threads is not None:
-        settings["threads"] = threads
-    request = Request(
-        command="pretrain",
-        data=str(demo_text(STORIES)),
-        epochs=ENDLESS,
-        out=args.out,
-        settings=Settings(settings),
-        force=args.force,
-    )
+    request = demo_request(args.out, left, threads, args.force)
     yield from start(request, control)  # type: ignore[arg-type]
 
 

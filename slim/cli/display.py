@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TextIO
 
-from slim.cli.run_state import RunState
 from slim.events import (
     EvalFinished,
     Event,
@@ -25,9 +24,10 @@ from slim.events import (
     StepSkipped,
     as_record,
 )
+from slim.run_state import RunState
+from slim.wording import duration, evaluation_line, introduction, one_line, stage_line
 
 SECONDS_BETWEEN_LINES = 5.0
-COMPILING = "compiling kernels"
 STOPPING = "stopping: this step is finished and saved; Ctrl-C again leaves at once"
 
 
@@ -182,56 +182,3 @@ class PlainDisplay(QuietDisplay):
             f"{event.tokens_per_second:,.0f} tokens/s  lr {event.learning_rate:.2g}  "
             f"{duration(event.eta_seconds)} left"
         )
-
-
-def introduction(event: RunStarted) -> list[str]:
-    """What is about to be trained, in two lines, three when resumed."""
-    threads = "1 thread" if event.threads == 1 else f"{event.threads} threads"
-    lines = [
-        f"{event.n_parameters / 1e6:.2f} M parameters, about {mega(event.memory_bytes)} of memory, "
-        f"{threads}; {event.total_steps:,} steps of {event.tokens_per_step:,} tokens",
-        f"{event.train_tokens:,} tokens to train on, {event.validation_tokens:,} to validate, "
-        f"{event.bytes_per_token:.2f} bytes each",
-    ]
-    if event.resumed:
-        lines.append(f"resumed after step {event.step:,}")
-    return lines
-
-
-def stage_line(event: Progress) -> str:
-    """A stage and how far it is."""
-    if event.stage == COMPILING:
-        return f"{event.stage} {event.done}/{event.total} (first run only)"
-    share = 100 * event.done // event.total if event.total else 0
-    return f"{event.stage} {share} %"
-
-
-def evaluation_line(event: EvalFinished) -> str:
-    """Validation loss and bits per byte."""
-    best = "  (best so far)" if event.best else ""
-    return (
-        f"validation after step {event.step}: loss {event.loss:.3f}, "
-        f"{event.bits_per_byte:.3f} bits/byte{best}"
-    )
-
-
-def duration(seconds: float) -> str:
-    """`4:05`, or `1:02:03` from an hour on; `-` where it is not known."""
-    if not math.isfinite(seconds) or seconds < 0:
-        return "-"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def mega(size: float) -> str:
-    """A size in megabytes, in gigabytes from one on, in kilobytes below one."""
-    if size < 1e6:
-        return f"{size / 1e3:.0f} kB"
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def one_line(text: str, limit: int = 300) -> str:
-    """A text without line breaks, cut at `limit` characters."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"

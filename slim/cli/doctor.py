@@ -125,7 +125,7 @@ def cache_state(folder: Path | None) -> dict[str, object] | None:
 
 def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
     """The record for a person: a name and a text each."""
-    from slim.cli.display import mega
+    from slim.wording import mega
 
     yield "slim", str(record["slim"])
     libraries = ", ".join(f"{name} {record[name]}" for name in LIBRARIES)
@@ -152,7 +152,7 @@ def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
 
 
 def _cache_words(state: object) -> str:
-    from slim.cli.display import mega
+    from slim.wording import mega
 
     if not isinstance(state, dict):
         return (

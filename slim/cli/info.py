@@ -69,7 +69,7 @@ def describe(path: str | Path) -> dict[str, object]:
 
 def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
     """The description as lines for a person: a name and a text each."""
-    from slim.cli.display import mega
+    from slim.wording import mega
 
     model, size = record["model"], record["size_bytes"]
     assert isinstance(model, dict) and isinstance(size, int)

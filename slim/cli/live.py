@@ -12,10 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from slim.cli.display import STOPPING, duration, introduction, stage_line
-from slim.cli.run_state import RunState
+from slim.cli.display import STOPPING
 from slim.events import EvalFinished, Event, Note, Progress, RunStarted, StepSkipped
+from slim.run_state import RunState
 from slim.safe_text import safe_text
+from slim.wording import duration, introduction, stage_line
 
 SECONDS_BETWEEN_FRAMES = 0.25
 LINES = 22

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from slim.cli.display import duration, stage_line
 from slim.events import Note, Progress
 from slim.safe_text import safe_text
+from slim.wording import duration, stage_line
 
 T = TypeVar("T")
 SECONDS_BEFORE = 1.0  # what is done by then needs no progress

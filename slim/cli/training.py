@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -159,35 +158,11 @@ def _say_farewell(args: argparse.Namespace, finished: TrainFinished | None, out:
     """A line for what is there now, and one for what to do next."""
     if finished is not None and not args.quiet:
         from slim.safe_text import safe_text
+        from slim.wording import farewell
 
         with contextlib.suppress(OSError):
             for line in farewell(finished, out):
                 sys.stderr.write(safe_text(line) + "\n")
-
-
-def farewell(finished: TrainFinished, out: str) -> list[str]:
-    """What a run leaves, and the next command."""
-    from slim.cli.display import duration
-
-    name = shlex.quote(out)
-    best = ""
-    if finished.best_step is not None:
-        best = f": {finished.best_bits_per_byte:.3f} bits/byte at step {finished.best_step:,}"
-    if finished.reason != "interrupted":
-        time = duration(finished.elapsed_seconds)
-        early = ", as the held-out text gained no more" if finished.reason == "early_stop" else ""
-        return [
-            f"done after {finished.step:,} steps in {time}{early}",
-            f"{out} holds the best model{best}",
-            f"try: slim generate {name}",
-        ]
-    if finished.step == 0:
-        return ["stopped before the first step: nothing was made"]
-    return [
-        f"stopped after step {finished.step:,}, and saved in {out}.run/",
-        f"{out} holds the best model so far{best}",
-        f"go on with: slim resume {name}",
-    ]
 
 
 def drive(
