@@ -285,6 +285,7 @@ tile_block, tile_block_masked = _make(MR, 1, False), _make(MR, 1, True)
 tile_row_masked = _make(1, 1, True)
 tile_wide_row = _make(1, WIDE, False)
 tile_rows = _make(ROWS, ROWS_PANELS, False)
+tile_rest = _make(ROWS, 1, True)
 
 
 @njit(**{**SERIAL, "cache": False})
@@ -302,6 +303,13 @@ def product(C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, 
                 C, c_start + r * ldc, ldc, columns, A, a_start + r * a_row, a_row, a_k,
                 B, b_start, b_k, 0, K, accumulate,
             )  # fmt: skip
+    if MR % ROWS != 0:  # 16 rows are 6 + 6 + 4: four single ones would take as long as all others
+        while rows - full >= ROWS:
+            tile_rest(
+                C, c_start + full * ldc, ldc, columns, A, a_start + full * a_row, a_row, a_k,
+                B, b_start, b_k, 0, K, accumulate,
+            )  # fmt: skip
+            full += ROWS
     for r in range(full, rows):
         tile_row_masked(
             C, c_start + r * ldc, ldc, columns, A, a_start + r * a_row, a_row, a_k, B, b_start, b_k, 0, K, accumulate
