@@ -199,8 +199,11 @@ class GenerateConfig:
                 f"a stop string must have at least one character, but stop is {self.stop!r}"
             )
         rule = self.stop_confidence
-        number = isinstance(rule, (int, float)) and not isinstance(rule, bool)
-        if not (rule in ("off", "auto") or (number and -100.0 <= rule < 0.0)):
+        if isinstance(rule, (int, float)) and not isinstance(rule, bool):
+            known = -100.0 <= rule < 0.0
+        else:
+            known = rule in ("off", "auto")
+        if not known:
             raise ConfigError(
                 f"stop_confidence must be off, auto or a mean log-probability from -100 to below 0 "
                 f"(such as -3.5), but is {rule!r}"

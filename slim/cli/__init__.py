@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from slim import __version__
 from slim.errors import SlimError, UsageError
@@ -39,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**options)  # type: ignore[arg-type]
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
@@ -54,7 +55,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name in COMMANDS:
         importlib.import_module(f"slim.cli.{name}").add_parser(subparsers)
-    return parser, subparsers.choices  # type: ignore[return-value]
+    return parser, subparsers.choices
 
 
 def main(argv: Sequence[str] | None = None) -> int:

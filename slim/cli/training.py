@@ -119,26 +119,15 @@ def optional_count(name: str, text: str | None, smallest: int) -> int | None:
 def run_request(args: argparse.Namespace, request: Request) -> int:
     """Start the run that is asked for, or go on with it (`--resume`), and say how it ended; the exit code."""
     request = replace(request, force=args.force, resume=args.resume)
-    title = f"slim {request.command} {request.data} → {request.out}"
-    code, finished = drive_request(args, request, title)
-    _say_farewell(args, finished, request.out)
-    return code
-
-
-def drive_request(
-    args: argparse.Namespace,
-    request: Request,
-    title: str,
-    observe: Callable[[Event], None] | None = None,
-) -> tuple[int, TrainFinished | None]:
-    """Start a run and drive it to its end; see `drive`."""
 
     def events(control: RunControl) -> Iterator[Event]:
         from slim.run import start
 
         yield from start(request, control)
 
-    return drive(events, args, title, observe)
+    code, finished = drive(events, args, f"slim {request.command} {request.data} → {request.out}")
+    _say_farewell(args, finished, request.out)
+    return code
 
 
 def resume_out(args: argparse.Namespace, threads: int | None) -> int:
@@ -169,7 +158,6 @@ def drive(
     start: Callable[[RunControl], Iterator[Event]],
     args: argparse.Namespace,
     title: str,
-    observe: Callable[[Event], None] | None = None,
 ) -> tuple[int, TrainFinished | None]:
     """Run the events of `start(control)` in the engine thread and tell them.
 
@@ -195,8 +183,6 @@ def drive(
             for event in stream(start(control)):
                 if isinstance(event, TrainFinished):
                     finished = event
-                if observe is not None:
-                    observe(event)
                 try:
                     if stop.signal is not None and not announced:
                         announced = True
