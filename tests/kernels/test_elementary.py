@@ -154,6 +154,14 @@ def test_nan_and_infinity_survive_rounding() -> None:
     np.testing.assert_array_equal(np.signbit(back[5:]), [False, True])
 
 
+def test_no_nan_is_rounded_to_a_number() -> None:
+    """Like a number 0x7FFFFFFF would become -0, and 0x7F800001 infinity."""
+    bits = np.array([0x7FFFFFFF, 0x7F800001, 0x7FC00000, 0xFFFFFFFF, 0xFF800001], np.uint32)
+    rounded = round_to_bf16(bits.view(np.float32))
+    assert np.isnan(as_float(rounded)).all()
+    np.testing.assert_array_equal(rounded >> 15, bits >> 31)
+
+
 # ---- softmax --------------------------------------------------------------------------------------------------
 
 
