@@ -261,6 +261,14 @@ def test_bad_input_is_one_clear_line(
     assert Path("TEXT").read_bytes() == text.read_bytes()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_an_error_that_cannot_be_written_keeps_its_exit_code() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "slim", "info", "nowhere.bin"]
+        done = subprocess.run(command, stderr=full, timeout=60, cwd=ROOT)
+    assert done.returncode == 3
+
+
 def test_help_is_quick_to_start() -> None:
     started = time.perf_counter()
     slim("--help")

@@ -7,6 +7,7 @@ is a bug of ours. Nothing here loads NumPy, Numba or Rich before a command needs
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
@@ -89,7 +90,8 @@ def complain(message: str) -> None:
     line = safe_text(" ".join(message.split()))
     if len(line) > LONGEST_COMPLAINT:
         line = line[:LONGEST_COMPLAINT] + "…"
-    sys.stderr.write(f"slim: error: {line}\n")
+    with contextlib.suppress(OSError):  # a log on a full disk: the exit code still tells
+        sys.stderr.write(f"slim: error: {line}\n")
 
 
 def _dispatch(arguments: list[str]) -> int:

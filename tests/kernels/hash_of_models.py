@@ -1,6 +1,6 @@
 """A program of the test suite: all that whole tiny models compute, as one hash for each number of threads.
 
-    python hash_of_models.py LAYER REPEATS     JSON on stdout: {"layer": ..., "hashes": {"1": [...], "2": [...], ...}}
+python hash_of_models.py LAYER REPEATS     JSON on stdout: {"layer": ..., "hashes": {"1": [...], "2": [...], ...}}
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
             numba.set_num_threads(threads)
             found = b"".join(hash_of(name, precision) for name, precision in MODELS)
             hashes.setdefault(threads, []).append(hashlib.sha256(found).hexdigest())
-    print(json.dumps({"layer": numba.threading_layer(), "hashes": hashes}))
+    sys.stdout.write(json.dumps({"layer": numba.threading_layer(), "hashes": hashes}))
 
 
 if __name__ == "__main__":

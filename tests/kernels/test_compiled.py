@@ -80,7 +80,9 @@ def forms(precision: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_run_compiles_what_the_table_says_and_nothing_else(precision: str, tmp_path: Path) -> None:
+def test_a_run_compiles_what_the_table_says_and_nothing_else(
+    precision: str, tmp_path: Path
+) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "SLIM_CHECKED"}
     done = subprocess.run(
         [sys.executable, "-c", EVERYTHING, str(tmp_path), precision],

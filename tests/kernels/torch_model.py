@@ -16,7 +16,10 @@ def logits_and_gradients(
     weights: dict[str, Array], config: ModelConfig, tokens: Array, targets: Array
 ) -> tuple[Array, dict[str, Array]]:
     """Logits (B, T, V), and the gradient of the mean loss over targets that are not -1 at every weight."""
-    tensors = {name: torch.tensor(w, dtype=torch.float64, requires_grad=True) for name, w in weights.items()}
+    tensors = {
+        name: torch.tensor(w, dtype=torch.float64, requires_grad=True)
+        for name, w in weights.items()
+    }
     logits = _logits(tensors, config, torch.tensor(tokens, dtype=torch.long))
     expected = torch.tensor(targets, dtype=torch.long).flatten()
     F.cross_entropy(logits.flatten(0, 1), expected, ignore_index=-1).backward()
@@ -47,9 +50,15 @@ def _logits(weights: dict[str, Tensor], config: ModelConfig, tokens: Tensor) -> 
             for part in "qkv"
         )  # fmt: skip
         attended = F.scaled_dot_product_attention(
-            rotated(q), rotated(k), v, is_causal=True, enable_gqa=config.n_heads != config.n_kv_heads
+            rotated(q),
+            rotated(k),
+            v,
+            is_causal=True,
+            enable_gqa=config.n_heads != config.n_kv_heads,
         )
-        x = x + F.linear(attended.transpose(1, 2).reshape(B, T, C), weights[layer + "self_attn.o_proj.weight"])
+        x = x + F.linear(
+            attended.transpose(1, 2).reshape(B, T, C), weights[layer + "self_attn.o_proj.weight"]
+        )
         normed = norm(x, layer + "post_attention_layernorm.weight")
         gate = F.silu(F.linear(normed, weights[layer + "mlp.gate_proj.weight"]))
         hidden = gate * F.linear(normed, weights[layer + "mlp.up_proj.weight"])
