@@ -8,7 +8,7 @@ from pathlib import Path
 from slim.errors import ConfigError
 
 USABLE_SHARE = 0.8  # of what is available
-PROGRAM_BYTES = 260_000_000  # Python, NumPy, Numba and the compiled kernels
+PROGRAM_BYTES = 240_000_000  # Python, NumPy, Numba and the compiled kernels
 _CGROUPS = Path("/sys/fs/cgroup")
 # Where a control group says what it may use and what it uses, by version 2 and by version 1.
 _LIMIT_FILES = (
