@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def generate(
     model: Model,
     tokenizer: Tokenizer,
-    prompt: str | bytes,
+    prompt: str | bytes | np.ndarray,
     config: GenerateConfig,
     calibration: dict[str, object] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -44,6 +44,7 @@ def generate(
     Yields at most one Note, a TokenGenerated per token (an end-of-text token too, which has no
     text), and last a GenerateFinished. The texts of the tokens joined are what was streamed; its
     first `kept_characters` characters are the result, and only `low_confidence` cuts any off.
+    prompt        a text, or ids (n,) int32 without the start mark: a text goes on exactly where they end
     calibration   the model file's record, which `stop_confidence="auto"` takes its threshold from
     should_stop   asked once per token; True ends the text as `interrupted`
     Raises UsageError for a prompt that fills the context.
@@ -75,7 +76,7 @@ def generate_together(
 def _generate(
     model: Model,
     tokenizer: Tokenizer,
-    prompt: str | bytes,
+    prompt: str | bytes | np.ndarray,
     config: GenerateConfig,
     calibration: dict[str, object] | None,
     should_stop: Callable[[], bool] | None,
@@ -97,6 +98,9 @@ def _generate(
         texts.append(
             GrowingText(tokenizer, config, limit, low_confidence, repetition, first_seed + number, which)
         )
+    if isinstance(prompt, np.ndarray):
+        for text in texts:
+            text.read(prompt)
     drawn_tokens: Iterator[Sequence[DrawnToken]]
     if samples is None:
         cache = model.new_cache(capacity)
@@ -156,6 +160,11 @@ class GrowingText:
         self._starts: deque[int] = deque(maxlen=WINDOW)
         self._logprobs: list[float] = []
         self._began = self._first_at = self._last_at = time.perf_counter()
+
+    def read(self, ids: np.ndarray) -> None:
+        """Go on after these ids: their last character may still lack bytes."""
+        for token_id in ids.tolist():
+            self._decoder.push(token_id)
 
     def push(self, drawn: DrawnToken, length: int, interrupted: bool) -> TokenGenerated:
         """The event of the next token, before which the cache holds `length`; then see `finish_reason`."""
@@ -227,9 +236,11 @@ def in_words(event: GenerateFinished) -> str:
     return words[event.finish_reason]
 
 
-def start_of_text(tokenizer: Tokenizer, prompt: str | bytes, limit: int) -> np.ndarray:
+def start_of_text(
+    tokenizer: Tokenizer, prompt: str | bytes | np.ndarray, limit: int
+) -> np.ndarray:
     """`<|endoftext|>` and the prompt's ids, (n,) int32: documents in training begin like this."""
-    ids = tokenizer.encode(prompt)
+    ids = prompt if isinstance(prompt, np.ndarray) else tokenizer.encode(prompt)
     if ids.size >= limit:
         raise UsageError(
             f"the prompt has {ids.size:,} tokens but the model reads at most {limit - 1:,}: "

@@ -31,7 +31,7 @@ FLOORS = [
     {"model", "parameters", "optim", "data", "corpus", "kv_cache", "decoding"},
     {"checkpoint", "run_directory"},
     {"conversation"},
-    {"tokenizer", "text_encoder", "vocabulary", "word_table", "sampling", "confidence"},
+    {"tokenizer", "text_encoder", "vocabulary", "word_table", "sampling", "confidence", "shades"},
     {"compute"},
     {"kernels"},
     {

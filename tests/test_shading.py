@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from slim.cli.shading import LEGEND, STOP_LEGEND, Shading, colours_work
+from slim.cli.shading import Shading, colours_work
+from slim.shades import LEGEND, STOP_LEGEND
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from slim.confidence import BINS, bin_of
+from slim.shades import LEGEND, STOP_LEGEND
 
-LEGEND = (
-    "Shading shows how expected each word was to the model, not whether it is true: a name or the "
-    "start of a sentence is faint because many words would fit; a whole faint line means that it "
-    "is lost."
-)
-STOP_LEGEND = " It stops by itself when it has been less sure, for a while, than it usually is."
 ESCAPE = "\x1b["
 # Steel blue and grey of middle luminance: at least 3:1 on black and on white.
 COLOURS = ("1", "", "38;5;67", "4;38;5;67", "4;38;5;244")
