@@ -96,7 +96,9 @@ def _generate(
             yield note
         which = -1 if samples is None else number
         texts.append(
-            GrowingText(tokenizer, config, limit, low_confidence, repetition, first_seed + number, which)
+            GrowingText(
+                tokenizer, config, limit, low_confidence, repetition, first_seed + number, which
+            )
         )
     if isinstance(prompt, np.ndarray):
         for text in texts:
@@ -236,9 +238,7 @@ def in_words(event: GenerateFinished) -> str:
     return words[event.finish_reason]
 
 
-def start_of_text(
-    tokenizer: Tokenizer, prompt: str | bytes | np.ndarray, limit: int
-) -> np.ndarray:
+def start_of_text(tokenizer: Tokenizer, prompt: str | bytes | np.ndarray, limit: int) -> np.ndarray:
     """`<|endoftext|>` and the prompt's ids, (n,) int32: documents in training begin like this."""
     ids = prompt if isinstance(prompt, np.ndarray) else tokenizer.encode(prompt)
     if ids.size >= limit:

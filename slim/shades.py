@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from slim.confidence import BINS
 
@@ -37,7 +38,7 @@ class Bins:
         """Each bin in a few characters, from the upper to the lowest."""
         if self.relative:
             shares = (1.0, *SHARES_BELOW, 0.0)
-            sizes = [above - below for above, below in zip(shares, shares[1:], strict=False)]
+            sizes = [above - below for above, below in pairwise(shares)]
             return ("top", *(f"{size:.0%}" for size in sizes[1:-1]), "last")
         first, *others = (f"{edge:.2f}".removeprefix("0") for edge in self.edges)
         return (f"≥{first}", *others, "less")

@@ -293,10 +293,8 @@ class ConfidenceText(ScrollView, can_focus=True):
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """The selected text, without marks and without the breaks of lines that are only shown."""
         start = (0, 0) if selection.start is None else selection.start.transpose
-        if selection.end is None:
-            end = (len(self.flow.lines), 0)
-        else:
-            end = selection.end.transpose
+        last = (len(self.flow.lines), 0)
+        end = last if selection.end is None else selection.end.transpose
         return self.flow.source_between(start, end), "\n"
 
     def render_line(self, y: int) -> Strip:
@@ -431,7 +429,9 @@ class ConfidenceText(ScrollView, can_focus=True):
             if step > 0:
                 numbers = range(inside[0].piece, len(self.flow.pieces))
             else:
-                numbers = range(inside[-1].runs[-1].piece if inside[-1].runs else inside[-1].piece, -1, -1)
+                numbers = range(
+                    inside[-1].runs[-1].piece if inside[-1].runs else inside[-1].piece, -1, -1
+                )
         self._move_to(next((i for i in numbers if self._is_token(i)), self.cursor))
 
     def action_line(self, step: int) -> None:
@@ -555,9 +555,7 @@ def _place(x: int, y: int) -> Style:
     return Style.from_meta({"offset": (x, y)})
 
 
-def _parts(
-    start: int, end: int, span: tuple[int, int] | None
-) -> Iterable[tuple[int, int, bool]]:
+def _parts(start: int, end: int, span: tuple[int, int] | None) -> Iterable[tuple[int, int, bool]]:
     """The pieces of a run before, inside and after a selected span; an end of -1 is the end of the line."""
     if span is None:
         return [(start, end, False)] if start < end else []

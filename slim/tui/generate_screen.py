@@ -41,25 +41,32 @@ class GenerateScreen(Screen[None]):
     DEFAULT_CSS = """
     GenerateScreen #body { layout: vertical; height: 1fr; }
     GenerateScreen #main { height: 1fr; }
-    GenerateScreen PromptArea { border: round $border-blurred; padding: 0 1; background: $background; }
-    GenerateScreen PromptArea:focus { border: round $border; }
-    GenerateScreen ConfidenceText { height: 1fr; border: round $border-blurred; background: $background; }
-    GenerateScreen ConfidenceText:focus { border: round $border; }
-    GenerateScreen Inspector { border: round $border-blurred; background: $background; height: 9; display: none; }
-    GenerateScreen Inspector:focus { border: round $border; }
+    GenerateScreen .framed {
+        border: round $foreground 25%; background: $background;
+        border-title-color: $foreground; border-title-style: bold;
+        border-subtitle-color: $primary; border-subtitle-style: none;
+    }
+    GenerateScreen .framed:focus, GenerateScreen .framed:focus-within { border: round $primary; }
+    GenerateScreen PromptArea { padding: 0 1; }
+    GenerateScreen ConfidenceText { height: 1fr; }
+    GenerateScreen Inspector { height: 9; display: none; }
     GenerateScreen #legend { height: 1; padding: 0 1; }
     GenerateScreen #side { height: auto; }
-    GenerateScreen SamplerSettings { padding: 0 1; }
+    GenerateScreen SamplerSettings { padding: 0 1; border: none; }
     GenerateScreen.-inspecting Inspector { display: block; }
     GenerateScreen.-wide #body { layout: horizontal; }
     GenerateScreen.-wide #main { width: 1fr; height: 1fr; }
     GenerateScreen.-wide #side { width: 44; height: 1fr; }
     GenerateScreen.-wide Inspector { display: block; height: 1fr; }
     GenerateScreen.-wide SamplerSettings {
-        grid-size: 1; height: 10; border: round $border-blurred; background: $background;
+        grid-size: 1; height: 10; border: round $foreground 25%; padding: 0 1;
     }
+    GenerateScreen.-wide SamplerSettings:focus-within { border: round $primary; }
     """
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (100, "-wide")]
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-narrow"),
+        (100, "-wide"),
+    ]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "stop, back", show=False),
         Binding("ctrl+r", "again", "again"),
@@ -88,18 +95,20 @@ class GenerateScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="body"):
             with Vertical(id="main"):
-                yield PromptArea(placeholder="the beginning of a text; Enter writes on", id="prompt")
-                yield ConfidenceText(WELCOME, id="text")
+                yield PromptArea(placeholder="the beginning of a text; Enter writes on")
+                yield ConfidenceText(WELCOME, ascii_only=self.app.ascii_only)  # type: ignore[attr-defined]
                 yield Static(id="legend")
             with Vertical(id="side"):
-                yield Inspector(id="inspector")
-                yield SamplerSettings(id="settings")
+                yield Inspector(ascii_only=self.app.ascii_only)  # type: ignore[attr-defined]
+                yield SamplerSettings()
         yield Footer()
 
     def on_mount(self) -> None:
         self.prompt.border_title = "prompt"
         self.inspector.border_title = "alternatives"
-        self.query_one("#settings").border_title = "sampler"
+        self.query_one(SamplerSettings).border_title = "sampler"
+        for framed in (self.prompt, self.text, self.inspector, self.query_one(SamplerSettings)):
+            framed.add_class("framed")
         self.set_interval(POLL_SECONDS, self._poll)
         self._show_state()
         self._show_legend()
@@ -176,7 +185,9 @@ class GenerateScreen(Screen[None]):
             return
         tokenizer = self._model.tokenizer
         if alternative.token_id in tokenizer.special_tokens.values():
-            self._say(f"{token_text(tokenizer, alternative.token_id)} ends a text: nothing would follow")
+            self._say(
+                f"{token_text(tokenizer, alternative.token_id)} ends a text: nothing would follow"
+            )
             return
         self._stop_now()
         self.text.cut(number)
@@ -207,7 +218,9 @@ class GenerateScreen(Screen[None]):
         self._logprobs = [token.logprob for token in self.text.flow.tokens]
         self.text.writing = True
         self._writing = Writing(
-            session.engine, session.training_job, lambda should_stop: self._events(ids, config, should_stop)
+            session.engine,
+            session.training_job,
+            lambda should_stop: self._events(ids, config, should_stop),
         )
         self._show_state()
 
@@ -226,7 +239,9 @@ class GenerateScreen(Screen[None]):
         """The ids of the prompt and of the tokens before a piece."""
         if self._prompt_ids is None:
             return None
-        tokens = [piece.token for piece in self.text.flow.pieces[:number] if piece.token is not None]
+        tokens = [
+            piece.token for piece in self.text.flow.pieces[:number] if piece.token is not None
+        ]
         drawn = np.array([token.token_id for token in tokens], np.int32)
         return np.concatenate((self._prompt_ids, drawn)).astype(np.int32)
 
@@ -303,7 +318,10 @@ class GenerateScreen(Screen[None]):
             parts.append("1 token" if count == 1 else f"{count:,} tokens")
             if self._speed:
                 parts.append(f"{self._speed:,.0f} tokens/s")
-            parts += [f"typical p {probability(math.exp(mean))}", f"perplexity {math.exp(-mean):.4g}"]
+            parts += [
+                f"typical p {probability(math.exp(mean))}",
+                f"perplexity {math.exp(-mean):.4g}",
+            ]
         self.text.border_title = Text(" · ".join(parts))  # type: ignore[assignment]
         if self._writing is not None:
             held = "; training waits" if self._writing.holds_training else ""

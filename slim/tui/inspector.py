@@ -117,7 +117,9 @@ class Inspector(Widget, can_focus=True):
             f"entropy {probability(token.entropy)}", f"margin {probability(token.margin)}",
         ]  # fmt: skip
         lines += [Text(line, style="dim") for line in _filled(facts, width)]
-        rows = [self._row(i, (width - columns + 1) // columns) for i in range(len(token.alternatives))]
+        rows = [
+            self._row(i, (width - columns + 1) // columns) for i in range(len(token.alternatives))
+        ]
         each = -(-len(rows) // columns)
         for i in range(each):
             line = rows[i]

@@ -12,7 +12,11 @@ from textual.widgets import TextArea
 
 from slim.safe_text import safe_text
 
-NEW_LINE_KEYS = ("ctrl+j", "shift+enter", "alt+enter")  # terminals differ in which of them they tell
+NEW_LINE_KEYS = (
+    "ctrl+j",
+    "shift+enter",
+    "alt+enter",
+)  # terminals differ in which of them they tell
 
 
 class PromptArea(TextArea):

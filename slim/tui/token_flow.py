@@ -1,8 +1,8 @@
 """Pieces of text that grow at the end, broken into lines of a given width: no terminal and no Textual here.
 
 A line is broken at its last blank, or where there is none inside of a word; blanks that do not fit any more hang over
-the edge and take no room. Where a line ends depends on what stands in it only, so when text is added nothing but the last line
-is broken again, and how the text came in pieces does not matter.
+the edge and take no room. Where a line ends depends on its own words and the one that did not fit, so when text is added
+nothing but the last line is broken again, and how the text came in pieces does not matter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from slim.shades import percent
 
 TAB = "    "
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-WIDER = "\ufe0f"  # asks for a picture of two cells, which terminals draw in one or in two: never shown
+WIDER = (
+    "\ufe0f"  # asks for a picture of two cells, which terminals draw in one or in two: never shown
+)
 _WORDS = re.compile(r"[\n\t ]|[^\n\t ]+")
 _CHARACTERS = re.compile(r".", re.DOTALL)
 
@@ -54,7 +56,9 @@ class Line:
     offset: int
     runs: list[Run] = field(default_factory=list)
     ended: bool = False  # by a line break of the text
-    typical: float | None = None  # exp of the mean log p of the tokens that begin in it; None: there are none
+    typical: float | None = (
+        None  # exp of the mean log p of the tokens that begin in it; None: there are none
+    )
 
     @property
     def shown(self) -> str:
@@ -113,6 +117,8 @@ class TokenFlow:
         del self.pieces[count:]
         while self.lines and self.lines[-1].piece >= count:
             self.lines.pop()
+        if len(self.lines) > 1:
+            self.lines.pop()  # the word that did not fit there may be shorter now
         return self._break_from_last()
 
     def layout(self, width: int, numbers: str = "") -> bool:
@@ -127,7 +133,9 @@ class TokenFlow:
 
     def line_of(self, piece: int) -> int:
         """The line in which a piece begins."""
-        after = bisect.bisect_right(self.lines, (piece, 0), key=lambda line: (line.piece, line.offset))
+        after = bisect.bisect_right(
+            self.lines, (piece, 0), key=lambda line: (line.piece, line.offset)
+        )
         return max(after - 1, 0)
 
     def source_between(self, start: tuple[int, int], end: tuple[int, int]) -> str:
@@ -156,7 +164,9 @@ class TokenFlow:
         """Lines from character `offset` of a piece to the end."""
         line, cells = Line(piece, offset), 0
         units: list[tuple[Run, int]] = []  # of the line, each with its place in its piece
-        after_blank = 0  # how many of them stand before the place where the line may be broken; 0: nowhere
+        after_blank = (
+            0  # how many of them stand before the place where the line may be broken; 0: nowhere
+        )
         for run, at in self._units(piece, offset):
             if run.shown == "\n":
                 line.ended = bool(run.source)
@@ -230,13 +240,20 @@ class TokenFlow:
             last = line.runs[-1] if line.runs else None
             # A character without a width belongs to the one before it, whoever wrote it.
             joins = last is not None and (last.piece == unit.piece or not unit.cells)
-            if joins and last is not None and last.shown == last.source and unit.shown == unit.source:
+            if (
+                joins
+                and last is not None
+                and last.shown == last.source
+                and unit.shown == unit.source
+            ):
                 last.shown += unit.shown
                 last.source += unit.source
                 last.cells += unit.cells
             else:
                 line.runs.append(Run(unit.piece, unit.shown, unit.source, unit.cells))
-        begun = self.pieces[line.piece + (line.offset > 0) : following.piece + (following.offset > 0)]
+        begun = self.pieces[
+            line.piece + (line.offset > 0) : following.piece + (following.offset > 0)
+        ]
         logprobs = [piece.token.logprob for piece in begun if piece.token is not None]
         line.typical = math.exp(math.fsum(logprobs) / len(logprobs)) if logprobs else None
         self.lines.append(line)
