@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -277,3 +278,22 @@ def test_generators_are_closed_when_the_program_ends() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.stdout, done.returncode) == ("closed\n", 3), done.stderr
+
+
+def test_threads_that_wait_do_not_spin_for_long_unless_told_to() -> None:
+    """Beside another program that computes, a step would take ten times as long."""
+    code = "import os, slim.kernels; print(os.environ.get('GOMP_SPINCOUNT'))"
+    plain = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    for variables, expected in (
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ):
+        found = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**plain, **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found.stdout.strip() == expected

@@ -24,11 +24,17 @@ from slim.demo_text import PACKAGE
 from slim.errors import SlimError
 
 RIVALS = Path(__file__).parent / "rivals"
+OUR_OWN = ("GOMP_SPINCOUNT", "1000")  # slim.kernels sets it, for the process that it is in
 
 
 def own_command(module: str, *arguments: str) -> list[str]:
     """A module of this SLiM in a process of its own, whatever lies in the current folder."""
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def _rival_environment() -> dict[str, str]:
+    """The environment without what we have set in it for ourselves."""
+    return {key: value for key, value in os.environ.items() if (key, value) != OUR_OWN}
 
 
 def own_environment() -> dict[str, str]:
@@ -67,7 +73,10 @@ class Contestant:
         self._errors: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 closed by close()
         self._process = subprocess.Popen(
             entry.command(job_file),
-            env={**(os.environ if entry.rival else own_environment()), **dict(entry.environment)},
+            env={
+                **(_rival_environment() if entry.rival else own_environment()),
+                **dict(entry.environment),
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
