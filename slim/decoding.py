@@ -64,17 +64,24 @@ def draw_together(
     never_penalized: Collection[int] = (),
     n_alternatives: int = 0,
 ) -> Iterator[list[DrawnToken]]:
-    """Several texts that begin with the same prompt, a token of each at a time, up to `capacity` tokens in all.
+    """Several texts, a token of each at a time, up to `capacity` tokens in all.
 
+    prompt_ids   (n,) int32: what all begin with, or (R, n): what each begins with
     Text i is what `draw_tokens` would draw with seeds[i]; reading the weights once for all of them
     makes a token several times cheaper. A text that has ended goes on being drawn: nobody looks.
     """
     one = model.new_cache(capacity)
-    logits = model.prefill(one, prompt_ids)
     cache = model.new_cache(capacity, rows=len(seeds))
-    cache.fill_from(one)
+    if prompt_ids.ndim == 1:
+        together = np.repeat(model.prefill(one, prompt_ids)[None], len(seeds), axis=0)
+        cache.fill_from(one)
+    else:
+        together = np.empty((len(seeds), model.config.vocab_size), np.float32)
+        for row, ids in enumerate(prompt_ids):
+            one.truncate(0)
+            together[row] = model.prefill(one, ids)
+            cache.fill_row_from(row, one)
     del one
-    together = np.repeat(logits[None], len(seeds), axis=0)
     arguments = (config, seeds, purpose, never_penalized, n_alternatives)
     yield from _draw(model, cache, prompt_ids, together, *arguments)
 
@@ -93,9 +100,9 @@ def _draw(
     """Draw a token for each row of the cache from logits (R, V), append them, and so on."""
     rows, V = logits.shape
     sampler, confidence = Sampler(config, V, rows), Measure(V, rows)
-    for token_id in prompt_ids.tolist():
-        if token_id not in never_penalized:
-            for row in range(rows):
+    for row, ids in enumerate(np.broadcast_to(prompt_ids, (rows, prompt_ids.shape[-1])).tolist()):
+        for token_id in ids:
+            if token_id not in never_penalized:
                 sampler.remember(row, token_id)
     while True:
         u = [uniform(seed, purpose, cache.length) for seed in seeds]

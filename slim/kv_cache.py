@@ -26,6 +26,12 @@ class KVCache:
         self.values[...] = one.values
         self.length = one.length
 
+    def fill_row_from(self, row: int, one: KVCache) -> None:
+        """Let one row hold what the only row of a cache of the same capacity holds: as many tokens as in every row."""
+        self.keys[:, row] = one.keys[:, 0]
+        self.values[:, row] = one.values[:, 0]
+        self.length = one.length
+
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` tokens."""
         if not 0 <= length <= self.length:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numba
@@ -269,6 +270,14 @@ class Model:
             matmul(logits, w.normed[rows], self.panels.forward[-1])
             cross_entropy(w.losses[rows], logits, logits, targets[rows], np.float32(0.0))
         return w.losses.reshape(w.B, w.T)
+
+    def logits_in_chunks(self, w: Workspace, tokens: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows of the flattened (B, T) batch and their logits (rows, V) float32, which are overwritten by the next."""
+        self._forward(w, _rows(tokens, w))
+        for rows in self._head_chunks(w):
+            logits = w.logits[: rows.stop - rows.start]
+            matmul(logits, w.normed[rows], self.panels.forward[-1])
+            yield rows, logits
 
     def logits(self, w: Workspace, tokens: np.ndarray) -> np.ndarray:
         """All logits, (B, T, V) float32: for small batches."""
