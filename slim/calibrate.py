@@ -1,7 +1,8 @@
-"""The model's usual self-doubt: how deep its own texts sink, as thresholds that stop some of them.
+"""The model's usual self-doubt, and what its p are worth: what a model file keeps as its calibration.
 
-Genuine text is less probable than sampled text, so a threshold taken from genuine text never fires
-on samples; this one is taken from samples at the default sampler.
+Genuine text is less probable than sampled text, so a threshold taken from genuine text would hardly ever fire
+on samples; this one is taken from samples at the default sampler. Genuine text that the model was not trained on
+tells the rest: the temperature at which p are calibrated best, the error before and after, and which p are usual.
 """
 
 from __future__ import annotations
@@ -10,100 +11,103 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slim.confidence import MIN_TOKENS, PATIENCE, STATISTIC, WINDOW, dip
+from slim.calibration import DEFAULT_SHARE, PERCENTILES, SHARES, Calibration, HeldOut
+from slim.confidence import (
+    MIN_TOKENS,
+    PATIENCE,
+    STATISTIC,
+    WINDOW,
+    dip,
+    expected_logprob,
+)
 from slim.config import GenerateConfig
-from slim.decoding import draw_tokens
+from slim.decoding import draw_together
 from slim.events import Progress
+from slim.reliability import (
+    TemperatureFit,
+    expected_error,
+    percentiles,
+    reliability_bins,
+)
+from slim.scoring import Scorer, Scores, logits_of
 
 if TYPE_CHECKING:
     from slim.model import Model
     from slim.tokenizer import Tokenizer
 
-SHARES = (0.01, 0.02, 0.05, 0.10, 0.20, 0.30, 0.50)
-DEFAULT_SHARE = 0.20
-SAMPLES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What the model file keeps of a calibration, as JSON under "calibration"."""
-
-    statistic: str
-    window: int
-    patience: int
-    min_tokens: int
-    share: float  # of the samples that `threshold` stops
-    threshold: float
-    samples: int
-    tokens: int
-    sampler: dict[str, object]
-    thresholds: dict[str, float]  # by share, written as "0.2"
-
-    def as_dict(self) -> dict[str, object]:
-        return dataclasses.asdict(self)
+SAMPLES = 512
+FIRST_BATCH, BATCH = 8, 32  # texts written together; the first few tell how long it takes
+BATCH_BYTES = 256 * 2**20  # of keys and values of a batch, at most
+PROMPT_TOKENS = 8  # of a held-out document that a text continues
+TEXT_SHARE = 0.4  # of the time, for reading held-out text
+HELD_OUT_TOKENS = 65_536  # read at most
+FITTED_TOKENS = 8_192  # that the temperature is fitted on, at most
+READ_AT_ONCE = 4_096  # tokens between two looks at the clock
+OWN, GENUINE = "calibrating on its own texts", "calibrating on held-out text"
 
 
 def calibrate(
     model: Model,
     tokenizer: Tokenizer,
-    prompts: Sequence[np.ndarray] = (),
+    documents: Sequence[np.ndarray] = (),
     sampler: GenerateConfig | None = None,
     samples: int = SAMPLES,
     seconds: float = math.inf,
     share: float = DEFAULT_SHARE,
     seed: int = 0,
 ) -> Iterator[Progress | Calibration]:
-    """Let the model write `samples` texts, fewer when `seconds` run out.
+    """Let the model write `samples` texts and read held-out documents, fewer of both when `seconds` run out.
 
-    Yields Progress after each text and the Calibration last.
-    prompts   ids (n,) that the texts begin with, in turn, without the start mark; none: no prompt
-    sampler   the default sampler unless given; its `max_tokens` is where a text ends at the latest
+    Yields Progress often and the Calibration last.
+    documents   held-out ids (n,) int32 without eos; the texts continue their beginnings. None: no prompts, no HeldOut
+    sampler     the default sampler unless given; its `max_tokens` is where a text ends at the latest
     """
     sampler = GenerateConfig() if sampler is None else sampler
-    limit = model.config.max_seq_len
-    start = np.array([tokenizer.eos_id], np.int32)
-    starts = [np.concatenate((start, prompt[: limit // 2])).astype(np.int32) for prompt in prompts]
-    cache = model.new_cache(limit)
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    evenly = _evenly([ids for ids in documents if ids.size])
+    prompts = [ids[:PROMPT_TOKENS] for ids in evenly if ids.size > PROMPT_TOKENS]
+    writing = seconds * (1.0 - TEXT_SHARE) if evenly else seconds
     dips: list[float] = []
     tokens = 0
-    for number in range(samples):
-        ids = starts[number % len(starts)] if starts else start
-        cache.truncate(0)
-        logprobs: list[float] = []
-        for drawn in draw_tokens(
-            model, cache, ids, sampler, seed + number, "calibrate", {tokenizer.eos_id}
-        ):
-            logprobs.append(drawn.confidence.logprob)
-            if drawn.token_id == tokenizer.eos_id or len(logprobs) >= sampler.max_tokens:
-                break
-        dips.append(dip(logprobs))
-        tokens += len(logprobs)
-        yield Progress("calibrating confidence", number + 1, samples)
-        if time.monotonic() > deadline:
-            break
+    for event in _own_texts(
+        model, tokenizer.eos_id, prompts, sampler, samples, seed, began + writing
+    ):
+        if isinstance(event, Progress):
+            yield event
+        else:
+            dips.append(dip(event))
+            tokens += len(event)
+    threshold = threshold_for(dips, share)
+    held_out: HeldOut | None = None
+    for found in _read(model, tokenizer.eos_id, evenly, threshold, began + seconds):
+        if isinstance(found, Progress):
+            yield found
+        else:
+            held_out = found
     yield Calibration(
         statistic=STATISTIC,
         window=WINDOW,
         patience=PATIENCE,
         min_tokens=MIN_TOKENS,
         share=share,
-        threshold=threshold_for(dips, share),
+        threshold=threshold,
+        thresholds=thresholds_of(dips),
         samples=len(dips),
         tokens=tokens,
+        prompted=bool(prompts),
         sampler={
-            name: getattr(sampler, name)
+            name: float(getattr(sampler, name))
             for name in (
                 *("temperature", "top_k", "top_p", "min_p"),
                 *("repeat_penalty", "repeat_window", "max_tokens"),
             )
         },
-        thresholds={f"{one:g}": threshold_for(dips, one) for one in SHARES},
+        precision=model.precision,
+        held_out=held_out,
     )
 
 
@@ -117,3 +121,133 @@ def threshold_for(dips: Sequence[float], share: float) -> float:
     if stopped >= len(ordered):
         return 0.0
     return min(ordered[stopped], 0.0)
+
+
+def thresholds_of(dips: Sequence[float]) -> dict[str, float]:
+    """`threshold_for` each of SHARES, by its name."""
+    return {f"{share:g}": threshold_for(dips, share) for share in SHARES}
+
+
+def _evenly(documents: list[np.ndarray]) -> list[np.ndarray]:
+    """The documents in an order of which every beginning is spread over all of them."""
+    order = np.random.default_rng(0).permutation(len(documents)).tolist()
+    return [documents[i] for i in order]
+
+
+def _own_texts(
+    model: Model,
+    eos_id: int,
+    prompts: Sequence[np.ndarray],
+    sampler: GenerateConfig,
+    samples: int,
+    seed: int,
+    deadline: float,
+) -> Iterator[Progress | list[float]]:
+    """The expected log p of each token of texts that the model writes: at least one batch, then until the deadline."""
+    V, limit = model.config.vocab_size, model.config.max_seq_len
+    done, size, batch_seconds = 0, FIRST_BATCH, 0.0
+    while done < samples and (done == 0 or time.monotonic() + batch_seconds <= deadline):
+        began = time.monotonic()
+        size = min(size, samples - done)
+        starts = _starts(prompts, eos_id, done, size)[:, : max(1, limit // 2)]
+        capacity = min(limit, starts.shape[1] + sampler.max_tokens)
+        texts: list[list[float]] = [[] for _ in range(size)]
+        going = set(range(size))
+        seeds = range(seed + done, seed + done + size)
+        for drawn in draw_together(model, capacity, starts, sampler, seeds, "calibrate", {eos_id}):
+            for row in tuple(going):
+                if drawn[row].token_id == eos_id or len(texts[row]) >= sampler.max_tokens:
+                    going.discard(row)
+                else:
+                    texts[row].append(expected_logprob(drawn[row].confidence.entropy, V))
+            yield Progress(OWN, done + size - len(going), samples)
+            if not going:
+                break
+        yield from texts
+        done += size
+        batch_seconds = time.monotonic() - began
+        if size == FIRST_BATCH:
+            fits = BATCH_BYTES // max(1, _cache_bytes(model, capacity))
+            size = max(FIRST_BATCH, min(BATCH, fits))
+            batch_seconds *= 2.0  # four times the texts take about twice the time
+
+
+def _cache_bytes(model: Model, capacity: int) -> int:
+    """Keys and values of one text."""
+    config = model.config
+    return 2 * 4 * capacity * config.n_layers * config.n_kv_heads * config.head_dim
+
+
+def _starts(prompts: Sequence[np.ndarray], eos_id: int, first: int, count: int) -> np.ndarray:
+    """What texts number `first` and following begin with, (count, n) int32."""
+    if not prompts:
+        return np.full((count, 1), eos_id, np.int32)
+    rows = [prompts[number % len(prompts)] for number in range(first, first + count)]
+    return np.stack([np.concatenate(([eos_id], row)) for row in rows]).astype(np.int32)
+
+
+def _read(
+    model: Model, eos_id: int, documents: Sequence[np.ndarray], threshold: float, deadline: float
+) -> Iterator[Progress | HeldOut]:
+    """What held-out documents tell; nothing comes of fewer than two: one half is fitted on, the other judged."""
+    if len(documents) < 2:
+        return
+    total = min(HELD_OUT_TOKENS, sum(ids.size for ids in documents))
+    middle = time.monotonic() + 0.4 * (deadline - time.monotonic())
+    fit, fitted, judged, calibrated = TemperatureFit(), Scorer(), Scorer(), Scorer()
+    n_documents = 0
+    for part, end, most in ((0, middle, FITTED_TOKENS), (1, deadline, HELD_OUT_TOKENS)):
+        temperature = fit.temperature()
+        for number, group in enumerate(_groups(documents[part::2])):
+            read = fitted.tokens + judged.tokens
+            if number > 0 and (time.monotonic() > end or read >= most):
+                break
+            for chunk in logits_of(model, group, eos_id):
+                numbered = dataclasses.replace(chunk, documents=chunk.documents + n_documents)
+                if part == 0:
+                    fitted.add(numbered)
+                    fit.add(numbered)
+                else:
+                    judged.add(numbered)
+                    calibrated.add(numbered, temperature)
+                yield Progress(GENUINE, min(fitted.tokens + judged.tokens, total), total)
+            n_documents += len(group)
+    yield _held_out(fitted.scores(), judged.scores(), calibrated.scores(), fit, threshold)
+
+
+def _groups(documents: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Documents, about READ_AT_ONCE tokens of them at a time."""
+    group: list[np.ndarray] = []
+    for ids in documents:
+        group.append(ids)
+        if sum(one.size for one in group) >= READ_AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _held_out(
+    fitted: Scores, judged: Scores, calibrated: Scores, fit: TemperatureFit, threshold: float
+) -> HeldOut:
+    dips = [
+        dip(values) for scores in (fitted, judged) for values in scores.by_document(scores.expected)
+    ]
+    correct = judged.rank == 0
+    bins = reliability_bins(judged.best, correct)
+    return HeldOut(
+        documents=len(dips),
+        tokens=fitted.ids.size + judged.ids.size,
+        dips=thresholds_of(dips),
+        stopped=sum(one < threshold for one in dips) / len(dips),
+        temperature=fit.temperature(),
+        ece=expected_error(bins),
+        calibrated_ece=expected_error(reliability_bins(calibrated.best, correct)),
+        nats=max(0.0, -float(judged.logprob.mean())),
+        calibrated_nats=max(0.0, -float(calibrated.logprob.mean())),
+        judged_tokens=judged.ids.size,
+        bins=bins,
+        p_percentiles=percentiles(
+            np.exp(np.concatenate((fitted.logprob, judged.logprob))), PERCENTILES
+        ),
+    )

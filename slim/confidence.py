@@ -3,19 +3,23 @@
 Confidence is the model's own probability: the softmax of the raw logits at temperature 1, before
 any penalty or filter of the sampler. It says how expected a token was, not whether it is true.
 The number for a stretch of text is the typical p, exp(mean log p).
+
+The rule for lost texts looks at the log p that the model expects of its next token, sum p log p: minus
+the entropy. Before anything else it was compared with the log p that came, its share below .05 and the
+margin: demo/confidence/README.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-STATISTIC = "mean_logprob"
-WINDOW = 16  # tokens of the windowed mean
+STATISTIC = "expected_logprob"  # minus the entropy, in nats
+WINDOW = 24  # tokens of the windowed mean
 PATIENCE = 3  # steps that it has to stay below the threshold
 MIN_TOKENS = 24  # tokens that the rule leaves alone
 NGRAM = 8  # the shortest loop that counts, in tokens
@@ -25,6 +29,8 @@ LONGEST_LOOP = 256  # tokens; a longer one takes 768 tokens to show itself
 SENTENCE_ENDS = ".!?…。！？\n"
 CLOSERS = "\"'”’»)]」』"  # may follow a sentence's last mark and belong to it
 BINS = (0.80, 0.50, 0.20, 0.05)  # lower edges of the four upper bins of p
+# Shares of a model's tokens on held-out text below these edges, when bins are relative to the model.
+RELATIVE_SHARES = (0.60, 0.35, 0.15, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,15 @@ class Measure:
         ]
 
 
+def measure_many(logits: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of ids (n,) int32 under logits (n, V) float32: (n, 4) log p, entropy in nats, margin, log p of the best; ranks (n,)."""
+    from slim.kernels.sampling import measure_rows
+
+    measures, ranks = np.empty((ids.size, 4), np.float32), np.empty(ids.size, np.int32)
+    measure_rows(measures, ranks, logits, ids, np.empty(logits.shape[1], np.float32))
+    return measures, ranks
+
+
 def measure(logits: np.ndarray, token_id: int, n_alternatives: int = 0) -> TokenConfidence:
     """The confidence of `token_id` under logits (V,) float32."""
     (one,) = Measure(logits.size).of(logits[None], np.array([token_id], np.int32), n_alternatives)
@@ -99,13 +114,18 @@ def typical_p(logprobs: Iterable[float]) -> float:
     return math.exp(math.fsum(values) / len(values)) if values else 0.0
 
 
-def bin_of(p: float) -> int:
-    """Which of the five fixed bins: 0 for p >= .80, then .50, .20, .05, and 4 for less."""
-    return sum(p < edge for edge in BINS)
+def bin_of(p: float, edges: Sequence[float] = BINS) -> int:
+    """Which of the five bins: 0 from the first edge on, 4 below the last."""
+    return sum(p < edge for edge in edges)
+
+
+def expected_logprob(entropy: float, vocab_size: int) -> float:
+    """The log p that is expected of the next token, from the entropy divided by ln V."""
+    return -entropy * math.log(vocab_size)
 
 
 class LowConfidence:
-    """Fires when the windowed mean log p stays below `threshold` for `patience` steps."""
+    """Fires when the windowed mean of the expected log p stays below `threshold` for `patience` steps."""
 
     def __init__(
         self,
@@ -113,28 +133,31 @@ class LowConfidence:
         window: int = WINDOW,
         patience: int = PATIENCE,
         min_tokens: int = MIN_TOKENS,
+        own_share: float | None = None,
     ) -> None:
+        """own_share: the share of the model's own texts that this threshold stops, where it is known"""
         self.threshold = threshold
-        self.window = window
+        self.own_share = own_share
+        self._window = window
         self._patience = patience
         self._spared = max(min_tokens, window - 1)
         self._recent: deque[float] = deque(maxlen=window)
         self._seen = 0
         self._below = 0
 
-    def push(self, logprob: float) -> bool:
-        """Take the log p of the next generated token; True where the text should end."""
-        self._recent.append(logprob)
+    def push(self, expected: float) -> bool:
+        """Take the expected log p of the next generated token; True where the text should end."""
+        self._recent.append(expected)
         self._seen += 1
         if self._seen <= self._spared:
             return False
-        mean = math.fsum(self._recent) / self.window
+        mean = math.fsum(self._recent) / self._window
         self._below = self._below + 1 if mean < self.threshold else 0
         return self._below >= self._patience
 
 
 def dip(
-    logprobs: Sequence[float],
+    values: Sequence[float] | np.ndarray,
     window: int = WINDOW,
     patience: int = PATIENCE,
     min_tokens: int = MIN_TOKENS,
@@ -143,13 +166,27 @@ def dip(
 
     Infinite for a text too short to be stopped.
     """
+    depths = sustained(values, window, patience, min_tokens)
+    return float(depths.min()) if depths.size else math.inf
+
+
+def sustained(
+    values: Sequence[float] | np.ndarray,
+    window: int = WINDOW,
+    patience: int = PATIENCE,
+    min_tokens: int = MIN_TOKENS,
+) -> np.ndarray:
+    """How deep a text is at each token where the rule may fire: the highest of the last `patience` means.
+
+    The first is that of token number `max(min_tokens, window - 1) + patience`, counted from 1.
+    """
     spared = max(min_tokens, window - 1)
+    if len(values) < spared + patience:
+        return np.empty(0)
     means = [
-        math.fsum(logprobs[end - window : end]) / window
-        for end in range(spared + 1, len(logprobs) + 1)
+        math.fsum(values[end - window : end]) / window for end in range(spared + 1, len(values) + 1)
     ]
-    stays = [max(means[i : i + patience]) for i in range(len(means) - patience + 1)]
-    return min(stays, default=math.inf)
+    return np.lib.stride_tricks.sliding_window_view(means, patience).max(axis=1)
 
 
 class Repetition:
@@ -161,21 +198,27 @@ class Repetition:
     def __init__(
         self, ngram: int = NGRAM, repeats: int = REPEATS, longest: int = LONGEST_LOOP
     ) -> None:
-        self._periods = np.arange(ngram, longest + 1)
-        self._needed = (repeats - 1) * self._periods
-        # _runs[i]: how many of the last tokens in a row equal the token _periods[i] before them.
-        self._runs = np.zeros(self._periods.size, np.int64)
-        self._history = np.full(longest, -1, np.int64)  # a ring
+        self._ngram, self._repeats, self._longest = ngram, repeats, longest
+        # By period: how many of the last tokens in a row equal the token that long before them.
+        self._runs: dict[int, int] = {}
+        self._places: defaultdict[int, deque[int]] = defaultdict(
+            deque
+        )  # of each token, oldest first
         self._seen = 0
 
     def push(self, token_id: int) -> bool:
         """Take the next generated token; True where the text should end."""
-        same = self._history[(self._seen - self._periods) % self._history.size] == token_id
-        self._runs += 1
-        self._runs *= same
-        self._history[self._seen % self._history.size] = token_id
+        now, before, places = self._seen, self._runs, self._places[token_id]
         self._seen += 1
-        return bool((self._runs >= self._needed).any())
+        while places and places[0] < now - self._longest:
+            places.popleft()
+        # Only periods at which this very token stood can go on: a handful, where there is no loop.
+        self._runs = {now - place: before.get(now - place, 0) + 1 for place in places}
+        places.append(now)
+        return any(
+            run >= (self._repeats - 1) * period and period >= self._ngram
+            for period, run in self._runs.items()
+        )
 
 
 def last_sentence_end(text: str, start: int) -> int | None:

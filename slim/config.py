@@ -106,6 +106,7 @@ class TrainConfig:
     sample_prompts: tuple[str, ...] = ()  # empty: the first words of a validation document
     validation_share: float = 0.05
     patience: int = 0  # evaluations without a better loss before stopping; 0: never
+    calibrate: bool = True  # confidence, at the end
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (
@@ -151,6 +152,8 @@ class TrainConfig:
                 f"batch_tokens must hold at least one sequence, "
                 f"but batch_tokens is {self.batch_tokens} and seq_len {self.seq_len}"
             )
+        if not isinstance(self.calibrate, bool):
+            raise ConfigError(f"calibrate must be true or false, but is {self.calibrate!r}")
         prompts = self.sample_prompts
         if not isinstance(prompts, tuple) or not all(isinstance(text, str) for text in prompts):
             raise ConfigError(f"sample_prompts must be a list of texts, but is {prompts!r}")
@@ -169,7 +172,7 @@ class GenerateConfig:
     repeat_window: int = 64
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    stop_confidence: str | float = "off"  # off | auto | a mean log-probability (below 0)
+    stop_confidence: str | float = "off"  # off | auto | a mean expected log-probability (below 0)
     min_tokens: int = 24
 
     def __post_init__(self) -> None:

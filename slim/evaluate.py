@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slim.model import Model, Workspace
 
 BATCH_TOKENS = 2048  # computed at a time
-_STEP = 32  # window lengths are rounded up to multiples: few shapes, little padding
+STEP = 32  # window lengths are rounded up to multiples: few shapes, little padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,13 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Window:
+class Window:
     """Ids (n + 1,) of which all but the last are read; the last `scored` of the n predictions count."""
 
     ids: np.ndarray
     scored: int
+    document: int = 0  # its number ...
+    first: int = 0  # ... and where in it the scored part begins
 
 
 def evaluate(
@@ -60,7 +62,7 @@ def evaluate(
     Progress in tokens as it goes, the result as the generator's return value. DataError when there is nothing to score.
     """
     windows = [
-        window for ids in documents for window in _windows(ids, model.config.max_seq_len, eos_id)
+        window for ids in documents for window in windows_of(ids, model.config.max_seq_len, eos_id)
     ]
     total = sum(window.scored for window in windows)
     if total == 0 or n_bytes == 0:
@@ -68,8 +70,8 @@ def evaluate(
     windows.sort(key=lambda window: window.ids.size)
     nats, done = 0.0, 0
     workspace: Workspace | None = None
-    for batch in _batches(windows, model.config.max_seq_len):
-        T = min(-(-(batch[-1].ids.size - 1) // _STEP) * _STEP, model.config.max_seq_len)
+    for batch in batches_of(windows, model.config.max_seq_len):
+        T = padded_length(batch[-1], model.config.max_seq_len)
         B = max(1, BATCH_TOKENS // T)
         if workspace is None or (workspace.B, workspace.T) != (B, T):
             workspace = model.workspace(B, T, train=False)
@@ -84,25 +86,29 @@ def evaluate(
     return Evaluation(nats, total, n_bytes)
 
 
-def _windows(ids: np.ndarray, context: int, eos_id: int) -> Iterator[_Window]:
+def windows_of(ids: np.ndarray, context: int, eos_id: int, document: int = 0) -> Iterator[Window]:
     """Pieces of a document that fit the context, each token scored once."""
     if ids.size == 0:
         return
     whole = np.concatenate(([eos_id], ids)).astype(np.int32)
     end = min(whole.size, context + 1)
-    yield _Window(whole[:end], end - 1)
+    yield Window(whole[:end], end - 1, document)
     half = max(context // 2, 1)
     while end < whole.size:
         before, end = end, min(end + half, whole.size)
-        yield _Window(whole[max(end - context - 1, 0) : end], end - before)
+        yield Window(whole[max(end - context - 1, 0) : end], end - before, document, before - 1)
 
 
-def _batches(windows: Sequence[_Window], context: int) -> Iterator[list[_Window]]:
+def padded_length(window: Window, context: int) -> int:
+    """Tokens that a row takes whose longest window is this."""
+    return min(-(-(window.ids.size - 1) // STEP) * STEP, context)
+
+
+def batches_of(windows: Sequence[Window], context: int) -> Iterator[list[Window]]:
     """Neighbours in length, as many as BATCH_TOKENS hold when all are as long as the longest."""
-    batch: list[_Window] = []
+    batch: list[Window] = []
     for window in windows:
-        T = min(-(-(window.ids.size - 1) // _STEP) * _STEP, context)
-        if batch and (len(batch) + 1) * T > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * padded_length(window, context) > BATCH_TOKENS:
             yield batch
             batch = []
         batch.append(window)

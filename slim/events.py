@@ -28,7 +28,7 @@ class TokenGenerated:
     text: str  # newly complete characters; empty while bytes are held back
     logprob: float
     p: float
-    p_sampled: float
+    p_sampled: float  # of a text that was scored, not drawn: p
     entropy: float  # of the model's distribution, divided by ln V
     rank: int  # 0: the most probable token was drawn
     margin: float  # p of the most probable token minus p of the second
@@ -49,7 +49,19 @@ class GenerateFinished:
     perplexity: float
     seed: int
     kept_characters: int  # how much of the streamed text a stop rule left standing
+    own_share: float | None = None  # low_confidence: the share of the model's own texts that get as unsure, if known
     sample: int = -1  # which of several texts this is; -1: there is only one
+
+
+@dataclass(frozen=True, slots=True)
+class TextScored:
+    """All tokens of a given text were told."""
+
+    tokens: int
+    bytes: int
+    typical_p: float  # exp(mean log p)
+    perplexity: float
+    bits_per_byte: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +177,7 @@ class TrainFinished:
 Event = (
     TokenGenerated
     | GenerateFinished
+    | TextScored
     | Progress
     | Note
     | RunStarted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections import deque
@@ -11,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slim.calibration import Calibration
 from slim.confidence import (
+    PATIENCE,
     STATISTIC,
     WINDOW,
     LowConfidence,
     Repetition,
     TokenConfidence,
+    expected_logprob,
     last_sentence_end,
     typical_p,
 )
@@ -154,6 +156,7 @@ class GrowingText:
         self._limit = limit
         self._low_confidence = low_confidence
         self._repetition = repetition
+        self._vocab_size = tokenizer.vocab_size
         self._sample = sample
         self._decoder = tokenizer.stream()
         self._stops = StopStrings(config.stop)
@@ -179,7 +182,8 @@ class GrowingText:
         self._starts.append(len(self._streamed))
         text = stops.push(self._decoder.push(drawn.token_id))
         # Each rule sees each token, whichever of them ends the text.
-        unsure = self._low_confidence is not None and self._low_confidence.push(logprob)
+        expected = expected_logprob(drawn.confidence.entropy, self._vocab_size)
+        unsure = self._low_confidence is not None and self._low_confidence.push(expected)
         looping = self._repetition is not None and self._repetition.push(drawn.token_id)
         if drawn.token_id in self._ends:
             self.finish_reason = "eos"
@@ -198,12 +202,13 @@ class GrowingText:
         if self.finish_reason and not stops.found:
             text += stops.push(self._decoder.flush()) + stops.flush()
         self._streamed += text
-        return _token_event(self._tokenizer, index, drawn, text, self._sample)
+        return token_event(self._tokenizer, index, drawn, text, self._sample)
 
     def finished(self, prompt_tokens: int) -> GenerateFinished:
         """The last event."""
         kept = len(self._streamed)
-        if self.finish_reason == "low_confidence":
+        unsure = self.finish_reason == "low_confidence"
+        if unsure:
             kept = last_sentence_end(self._streamed, self._starts[0]) or kept
         typical = typical_p(self._logprobs)
         # The first token carries the prefill (and a cold start's compilation): speed is the others'.
@@ -220,6 +225,7 @@ class GrowingText:
             perplexity=min(1.0 / typical, 1e300) if typical > 0.0 else 0.0,
             seed=self.seed,
             kept_characters=kept,
+            own_share=self._low_confidence.own_share if unsure and self._low_confidence else None,
             sample=self._sample,
         )
 
@@ -231,11 +237,17 @@ def in_words(event: GenerateFinished) -> str:
         "stop_string": "stopped: a stop string came up",
         "length": "stopped: as many tokens as asked for",
         "context": "stopped: the context is full",
-        "low_confidence": f"stopped: unsure for {WINDOW} tokens",
+        "low_confidence": f"stopped: unsure for {WINDOW} tokens{_rarity(event.own_share)}",
         "repetition": "stopped: it repeats itself",
         "interrupted": "interrupted",
     }
     return words[event.finish_reason]
+
+
+def _rarity(own_share: float | None) -> str:
+    if own_share is None:
+        return ""
+    return f", less sure than in {1.0 - own_share:.0%} of its own texts".replace("%", " %")
 
 
 def start_of_text(tokenizer: Tokenizer, prompt: str | bytes | np.ndarray, limit: int) -> np.ndarray:
@@ -250,33 +262,35 @@ def start_of_text(tokenizer: Tokenizer, prompt: str | bytes | np.ndarray, limit:
 
 
 def stop_rules(
-    config: GenerateConfig, calibration: dict[str, object] | None
+    config: GenerateConfig, calibration: dict[str, object] | Calibration | None
 ) -> tuple[LowConfidence | None, Repetition | None, Note | None]:
     """The rules of `stop_confidence`: none for "off", else both where a threshold is known."""
     if config.stop_confidence == "off":
         return None, None, None
+    known = usable_calibration(calibration)
     if config.stop_confidence != "auto":
-        threshold: float | None = float(config.stop_confidence)
+        threshold = float(config.stop_confidence)
+        share = None if known is None else known.share_at(threshold)
+    elif known is not None:
+        threshold, share = known.threshold, known.share
     else:
-        threshold = calibrated_threshold(calibration)
-    if threshold is None:
         note = Note(
-            "this model has no confidence calibration, so only loops end the text early: "
-            "give a threshold instead, such as --stop-confidence -3.5",
+            "this model has no confidence calibration, so only loops end the text early: make one with "
+            "slim calibrate MODEL DATA, or give a threshold, such as --stop-confidence -3.5",
             level="warning",
         )
         return None, Repetition(), note
-    return LowConfidence(threshold, min_tokens=config.min_tokens), Repetition(), None
+    rule = LowConfidence(threshold, min_tokens=config.min_tokens, own_share=share)
+    return rule, Repetition(), None
 
 
-def calibrated_threshold(calibration: dict[str, object] | None) -> float | None:
-    """The threshold of a calibration record, None where there is none that this version can use."""
-    if not isinstance(calibration, dict) or calibration.get("statistic") != STATISTIC:
+def usable_calibration(record: dict[str, object] | Calibration | None) -> Calibration | None:
+    """The calibration of a model file, None where there is none, or one of another rule than today's."""
+    known = record if isinstance(record, Calibration) else Calibration.from_record(record)
+    rule = (STATISTIC, WINDOW, PATIENCE)
+    if known is None or (known.statistic, known.window, known.patience) != rule:
         return None
-    threshold = calibration.get("threshold")
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
-        return None
-    return float(threshold) if math.isfinite(threshold) else None
+    return known
 
 
 class StopStrings:
@@ -320,9 +334,10 @@ class StopStrings:
         return 0
 
 
-def _token_event(
-    tokenizer: Tokenizer, index: int, drawn: DrawnToken, text: str, sample: int
+def token_event(
+    tokenizer: Tokenizer, index: int, drawn: DrawnToken, text: str, sample: int = -1
 ) -> TokenGenerated:
+    """What is known of a token, for everybody who shows it."""
     seen: TokenConfidence = drawn.confidence
     return TokenGenerated(
         index=index,

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from slim import checkpoint, recipe
-from slim.calibrate import Calibration, calibrate
+from slim.calibrate import calibrate
+from slim.calibration import Calibration
 from slim.config import GenerateConfig
 from slim.data import TokenData
 from slim.errors import DivergedError, SaveError
@@ -271,17 +272,29 @@ class TrainingRun:
         if standing.best_step not in (None, self.step):
             read_best(self.directory.best, model.parameters)
             model.pack()
+        calibration: Calibration | None = None
+        if self.plan.config.calibrate:
+            calibration = yield from self._calibrate()
+        yield from self._save_best(calibration=calibration)
+
+    def _calibrate(self) -> Generator[Event, None, Calibration | None]:
+        """Confidence, in a small part of the run's time; None when that is cut short."""
         began = time.monotonic()
         calibration: Calibration | None = None
-        seconds = recipe.calibration_seconds(self.trainer.read_clock())
-        for event in calibrate(model, self.tokenizer, seconds=seconds, seed=self.plan.config.seed):
+        for event in calibrate(
+            *(self.trainer.model, self.tokenizer, self.trainer.data.validation),
+            seconds=recipe.calibration_seconds(self.trainer.read_clock()),
+            seed=self.plan.config.seed,
+        ):
             if isinstance(event, Calibration):
                 calibration = event
             elif self.control.stop:
-                break
+                return None
             elif time.monotonic() - began > SILENT_SECONDS:
                 yield event
-        yield from self._save_best(calibration=calibration)
+        assert calibration is not None
+        yield from self._note(calibration.in_words(time.monotonic() - began))
+        return calibration
 
     # ---- files ---------------------------------------------------------------------------------------------------
 

@@ -22,10 +22,11 @@ from slim.events import GenerateFinished, TokenGenerated
 
 TOKEN_KEYS = [
     *("type", "index", "token_id", "text", "logprob", "p", "p_sampled", "entropy", "rank"),
-    "margin",
+    *("margin", "alternatives"),
 ]
 FINISH_KEYS = [
     *("type", "finish_reason", "tokens", "tokens_per_second", "typical_p", "perplexity", "seed"),
+    *("kept_characters", "own_share"),
 ]
 Captured = pytest.CaptureFixture[str]
 

@@ -82,15 +82,15 @@ def fired_at(rule: LowConfidence | Repetition, values: list) -> int | None:
 
 def test_low_confidence_waits_for_min_tokens_and_for_three_steps() -> None:
     assert fired_at(LowConfidence(-1.0), [-5.0] * 60) == 27
-    assert fired_at(LowConfidence(-1.0, min_tokens=0), [-5.0] * 60) == 18
-    # Sure for 40 tokens; then the mean over 16 falls below -1 with the fourth token at -5: 20/16.
-    assert fired_at(LowConfidence(-1.0), [0.0] * 40 + [-5.0] * 20) == 46
+    assert fired_at(LowConfidence(-1.0, min_tokens=0), [-5.0] * 60) == 26
+    # Sure for 40 tokens; then the mean over 24 falls below -1 with the fifth token at -5: 25/24.
+    assert fired_at(LowConfidence(-1.0), [0.0] * 40 + [-5.0] * 20) == 47
     # Two steps below and one above, again and again, never three in a row.
     values = [-1.0] * 39
     for i in range(39, 120, 3):
         values += [-1.001, -1.001, -0.998]
         assert i < 200
-    window = [math.fsum(values[i - 16 : i]) / 16 for i in range(16, len(values) + 1)]
+    window = [math.fsum(values[i - 24 : i]) / 24 for i in range(24, len(values) + 1)]
     below = [mean < -1.0 for mean in window]
     assert any(below)
     longest = max(len(run) for run in "".join("x" if b else " " for b in below).split())

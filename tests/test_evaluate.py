@@ -10,7 +10,7 @@ import pytest
 
 from slim.config import ModelConfig
 from slim.errors import DataError
-from slim.evaluate import BATCH_TOKENS, Evaluation, _windows, evaluate
+from slim.evaluate import BATCH_TOKENS, Evaluation, evaluate, windows_of
 from slim.events import Progress
 from slim.model import Model
 from slim.parameters import Parameters
@@ -78,7 +78,7 @@ def test_the_sum_is_that_of_every_token_by_itself(model: Model) -> None:
 @pytest.mark.parametrize("context", [24, 7, 1])
 def test_windows_score_each_token_once(length: int, context: int) -> None:
     text = np.arange(1, length + 1, dtype=np.int32)
-    windows = list(_windows(text, context, EOS))
+    windows = list(windows_of(text, context, EOS))
     assert all(window.ids.size - 1 <= context for window in windows)
     scored = np.concatenate([window.ids[-window.scored :] for window in windows])
     assert scored.tolist() == text.tolist()

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slim.calibrate import Calibration, calibrate, threshold_for
-from slim.confidence import LowConfidence, dip
+from slim.calibrate import FIRST_BATCH, calibrate, threshold_for
+from slim.calibration import Calibration
+from slim.confidence import LowConfidence, dip, expected_logprob
 from slim.config import GenerateConfig, ModelConfig
 from slim.decoding import draw_tokens
 from slim.errors import UsageError
 from slim.events import GenerateFinished, Note, Progress, TokenGenerated
-from slim.generate import StopStrings, generate, generate_together
+from slim.generate import StopStrings, generate, generate_together, in_words
 from slim.model import Model
 from slim.parameters import Parameters
 
@@ -55,7 +56,9 @@ class FakeModel:
     """Logits are a function of the ids read so far, which the cache keeps."""
 
     def __init__(self, logits_after, max_seq_len: int = 512) -> None:
-        self.config = SimpleNamespace(max_seq_len=max_seq_len, vocab_size=260)
+        sizes = {"n_layers": 1, "n_kv_heads": 1, "head_dim": 2}
+        self.config = SimpleNamespace(max_seq_len=max_seq_len, vocab_size=260, **sizes)
+        self.precision = "fp32"
         self._logits_after = logits_after
         self._buffer = np.empty(260, np.float32)
         self.calls: list[str] = []
@@ -68,7 +71,12 @@ class FakeModel:
             del cache.ids[length:]
             cache.length = length
 
-        cache.truncate = truncate
+        def fill_row_from(row: int, one: SimpleNamespace) -> None:
+            cache.texts[row] = list(one.ids)
+            cache.length = one.length
+
+        cache.texts = [[] for _ in range(rows)]
+        cache.truncate, cache.fill_row_from = truncate, fill_row_from
         return cache
 
     def prefill(self, cache: SimpleNamespace, ids: np.ndarray) -> np.ndarray:
@@ -77,9 +85,15 @@ class FakeModel:
         return self._append(cache, ids.tolist())
 
     def decode_rows(self, cache: SimpleNamespace, tokens: np.ndarray) -> np.ndarray:
-        assert tokens.shape == (cache.rows,) == (1,)
+        assert tokens.shape == (cache.rows,)
         self.calls.append("decode")
-        return self._append(cache, tokens.tolist())[None]
+        if cache.rows == 1:
+            return self._append(cache, tokens.tolist())[None]
+        assert cache.length < cache.capacity, "the cache overflows"
+        cache.length += 1
+        for ids, token_id in zip(cache.texts, tokens.tolist(), strict=True):
+            ids.append(token_id)
+        return np.stack([self._logits_after(ids) for ids in cache.texts]).astype(np.float32)
 
     def _append(self, cache: SimpleNamespace, ids: list[int]) -> np.ndarray:
         cache.ids += ids
@@ -277,7 +291,16 @@ def test_alternatives_are_named() -> None:
     assert run(scripted("é"))[0][0].alternatives == ()
 
 
-CALIBRATION = {"statistic": "mean_logprob", "threshold": -2.0}
+def calibration(**changes: object) -> dict[str, object]:
+    """A record as it stands in a model file."""
+    thresholds = dict.fromkeys(("0.01", "0.02", "0.05", "0.1"), -3.0)
+    thresholds |= {"0.2": -2.0, "0.3": -1.5, "0.5": -1.0}
+    sampler = dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "repeat_penalty"), 1.0)
+    sampler |= {"repeat_window": 64.0, "max_tokens": 200.0}
+    record = Calibration(
+        *("expected_logprob", 24, 3, 24, 0.2, -2.0, thresholds, 512, 80_000, True, sampler, "fp32")
+    )
+    return {**record.as_dict(), **changes}
 
 
 def lost_after(sure_text: str, unsure_text: str) -> FakeModel:
@@ -295,13 +318,14 @@ def test_low_confidence_ends_the_text_and_trims_it_to_the_sentence() -> None:
     assert finish.finish_reason == "low_confidence"
     assert finish.text == sure
     assert len("".join(event.text for event in tokens)) > finish.kept_characters
-    # ln 260 = 5.56: the mean over 16 is below -2 from the 6th lost token on, for three steps.
-    assert finish.tokens == len(sure) + 8
+    # Sure, it expects -0.31 of its next token; lost, -ln 260 = -5.56: the mean over 24 is below -2 from the
+    # 8th lost token on, for three steps.
+    assert finish.tokens == len(sure) + 10
     # Without a sentence end in the window nothing is cut.
     _, finish = run(
         lost_after(sure.replace(".", ","), " Xq wprt zz kj vvq o"), stop_confidence=-2.0
     )
-    assert finish.finish_reason == "low_confidence" and finish.text.endswith(" Xq wprt")
+    assert finish.finish_reason == "low_confidence" and finish.text.endswith(" Xq wprt z")
 
 
 def test_auto_takes_the_threshold_of_the_calibration() -> None:
@@ -311,10 +335,12 @@ def test_auto_takes_the_threshold_of_the_calibration() -> None:
     reasons = {
         name: run(model(), stop_confidence=rule, calibration=record)[1].finish_reason
         for name, rule, record in (
-            ("off", "off", CALIBRATION),
-            ("auto", "auto", CALIBRATION),
-            ("deeper", "auto", {**CALIBRATION, "threshold": -9.0}),
-            ("unknown statistic", "auto", {**CALIBRATION, "statistic": "entropy"}),
+            ("off", "off", calibration()),
+            ("auto", "auto", calibration()),
+            ("deeper", "auto", calibration(threshold=-9.0)),
+            ("unknown statistic", "auto", calibration(statistic="entropy")),
+            ("another window", "auto", calibration(window=16)),
+            ("hostile", "auto", calibration(threshold="-2")),
             ("none", "auto", None),
         )
     }
@@ -323,12 +349,14 @@ def test_auto_takes_the_threshold_of_the_calibration() -> None:
         "auto": "low_confidence",
         "deeper": "eos",
         "unknown statistic": "eos",
+        "another window": "eos",
+        "hostile": "eos",
         "none": "eos",
     }
     config = GenerateConfig(stop_confidence="auto", **GREEDY)
     notes = [e for e in generate(model(), ByteTokenizer(), "", config) if isinstance(e, Note)]
     assert len(notes) == 1 and "calibration" in notes[0].text
-    with_record = generate(model(), ByteTokenizer(), "", config, calibration=CALIBRATION)
+    with_record = generate(model(), ByteTokenizer(), "", config, calibration=calibration())
     assert not any(isinstance(event, Note) for event in with_record)
 
 
@@ -339,16 +367,32 @@ def test_repetition_ends_a_loop_unless_the_rules_are_off() -> None:
     assert run(scripted(loop))[1].finish_reason == "eos"
 
 
+def test_the_reason_says_how_rare_it_is_to_be_so_unsure() -> None:
+    def words(rule: str | float, record: dict[str, object] | None) -> str:
+        model = lost_after("It was a fine day, and everybody came.", " Xq wprt zz kj vvq o hhpf ee")
+        return in_words(run(model, stop_confidence=rule, calibration=record)[1])
+
+    stopped = "stopped: unsure for 24 tokens"
+    assert words("auto", calibration()) == f"{stopped}, less sure than in 80 % of its own texts"
+    # A threshold of one's own lies between two that are known, or beyond all of them.
+    assert words(-1.75, calibration()).endswith("less sure than in 75 % of its own texts")
+    assert words(-5.0, calibration()).endswith("less sure than in 99 % of its own texts")
+    assert words(-0.5, calibration()).endswith("less sure than in 50 % of its own texts")
+    assert words(-2.0, None) == stopped
+
+
 def test_calibration_stops_the_promised_share_of_the_samples() -> None:
     sampler = GenerateConfig(max_tokens=60, repeat_penalty=1.0)
     *progress, record = calibrate(noisy(scale=2.0), ByteTokenizer(), sampler=sampler, samples=40)
-    assert all(isinstance(event, Progress) for event in progress) and len(progress) == 40
+    assert all(isinstance(event, Progress) for event in progress)
+    assert progress[-1].done == progress[-1].total == 40
     assert isinstance(record, Calibration)
     assert (record.samples, record.tokens, record.share) == (40, 2400, 0.2)
     assert record.thresholds["0.2"] == record.threshold
+    assert not record.prompted and record.held_out is None and record.relative_bins is None
     values = list(record.thresholds.values())
     assert values == sorted(values)
-    # The same samples again, each through the rule itself.
+    # The same samples again, each alone and through the rule itself.
     fired = 0
     model = noisy(scale=2.0)
     for number in range(40):
@@ -356,14 +400,15 @@ def test_calibration_stops_the_promised_share_of_the_samples() -> None:
         drawn = draw_tokens(
             model, model.new_cache(), np.array([0], np.int32), sampler, number, "calibrate", {0}
         )
-        fired += any(rule.push(next(drawn).confidence.logprob) for _ in range(60))
+        values = [expected_logprob(next(drawn).confidence.entropy, 260) for _ in range(60)]
+        fired += any(rule.push(value) for value in values)
     assert fired == 8
     assert record.as_dict()["sampler"]["temperature"] == 0.8
 
 
 def test_calibration_is_bounded_in_time_and_says_what_it_saw() -> None:
     *_, record = calibrate(noisy(), ByteTokenizer(), samples=40, seconds=0.0)
-    assert record.samples == 1
+    assert record.samples == FIRST_BATCH
 
 
 def test_thresholds_of_few_or_short_texts() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from slim import checkpoint, recipe, run, run_checkpoint, training_run
+from slim.calibration import Calibration
 from slim.compute import submit
 from slim.config import GenerateConfig
 from slim.errors import (
@@ -720,3 +721,16 @@ def test_a_damaged_run_directory(corpus: Path, name: str) -> None:
         with pytest.raises(SlimError, match=name) as caught:
             list(run.resume(request(corpus).out))
         assert caught.value.exit_code == 3
+
+
+def test_the_calibration_at_the_end_tells_what_it_is_made_from_and_may_be_left_out(corpus: Path) -> None:
+    events = list(run.start(request(corpus)))
+    notes = [event.text for event in of_kind(events, Note)]
+    assert sum(text.startswith("confidence calibrated in ") for text in notes) == 1
+    metadata, _ = checkpoint.read_metadata(corpus.parent / "model.bin")
+    calibration = Calibration.from_record(metadata["calibration"])
+    assert calibration is not None and calibration.prompted and calibration.held_out is not None
+    assert calibration.held_out.documents >= 2 and not calibration.held_out.enough
+    out = str(corpus.parent / "other.bin")
+    list(run.start(request(corpus, out=out, settings={"calibrate": False})))
+    assert checkpoint.read_metadata(out)[0]["calibration"] is None

@@ -47,5 +47,17 @@ def test_no_marks_when_off_and_a_legend_when_on() -> None:
     off = Shading("off", True)
     assert off.mark("x", 0.0) == "x" and off.legend() == off.close() == ""
     legend = Shading("plain", False).legend()
-    assert legend == f"{LEGEND}\nmodel p: p >= .80  .50  (.20)  [.05]  {{less}}"
+    assert legend == f"{LEGEND}\nmodel p: p >= .8  .5  (.2)  [.05]  {{less}}"
     assert STOP_LEGEND in Shading("plain", False).legend(stops=True)
+
+
+def test_relative_bins_follow_the_model_and_the_legend_says_so() -> None:
+    shading = Shading("plain", False, (0.4, 0.07, 0.006, 0.0))
+    assert shading.mark("sure", 0.41) == "sure"
+    assert shading.mark(" less", 0.05) + shading.close() == " (less)"
+    assert shading.mark(" lost", 0.0001) + shading.close() == " [lost]"
+    last = shading.legend().splitlines()[-1]
+    # An empty bin has its mark all the same.
+    assert last == (
+        "model p, by what is usual for this model: p >= .4  .07  (.006)  [0]  {less}"
+    )

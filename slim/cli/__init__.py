@@ -20,7 +20,7 @@ from slim.errors import SlimError, UsageError
 
 COMMANDS = (
     *("demo", "pretrain", "finetune", "train", "resume"),
-    *("generate", "eval", "info", "tokenize", "export", "doctor", "bench"),
+    *("generate", "score", "eval", "calibrate", "info", "tokenize", "export", "doctor", "bench"),
 )
 LONGEST_COMPLAINT = 600  # characters: somebody may have pasted a book as an option
 EPILOG = """\

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from slim.cli.shading_options import add_options
 from slim.config import GenerateConfig
 from slim.errors import UsageError
 from slim.events import GenerateFinished, TokenGenerated
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = GenerateConfig()
 MOST_SAMPLES = 256
+MOST_ALTERNATIVES = 100
 LONGEST_PROMPT = 2**23  # bytes of stdin: twice what the longest context holds in the longest tokens
 
 
@@ -87,8 +89,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--stop-confidence",
         default=DEFAULTS.stop_confidence,
         metavar="off|auto|FLOAT",
-        help="end where the model is lost (its mean log p over 16 tokens stays below FLOAT, such "
-        "as -3.5; auto: below what its calibration says) or goes in circles (default off)",
+        help="end where the model is lost (over 24 tokens, the log p that it expects of its next token stays below "
+        "FLOAT, such as -3.5; auto: below what its calibration says) or goes in circles (default off)",
     )
     ending.add_argument(
         "--min-tokens",
@@ -110,11 +112,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--raw", action="store_true", help="piped text as the model wrote it, control bytes too"
     )
     output.add_argument(
-        "--confidence",
-        choices=("color", "plain", "off"),
-        default="off",
-        help="show how expected each word was, by shading or by brackets (default off)",
+        "--alternatives",
+        type=int,
+        metavar="K",
+        default=5,
+        help="with --json: the K most probable tokens at every place (default 5)",
     )
+    add_options(output, style="off")
     parser.set_defaults(run=run)
 
 
@@ -154,12 +158,11 @@ def _events(
     model, tokenizer, metadata = yield from loading_model(args.model, args.weights)
     calibration = metadata.get("calibration")
     known = calibration if isinstance(calibration, dict) else None
+    rest = (known, should_stop, args.alternatives if args.json else 0)
     if args.samples is None:
-        yield from generate(model, tokenizer, prompt, config, known, should_stop)
+        yield from generate(model, tokenizer, prompt, config, *rest)
     else:
-        yield from generate_together(
-            model, tokenizer, prompt, config, args.samples, known, should_stop
-        )
+        yield from generate_together(model, tokenizer, prompt, config, args.samples, *rest)
 
 
 def statistics(event: GenerateFinished) -> str:
@@ -176,6 +179,10 @@ def statistics(event: GenerateFinished) -> str:
 def _config(args: argparse.Namespace) -> GenerateConfig:
     if args.samples is not None and not 1 <= args.samples <= MOST_SAMPLES:
         raise UsageError(f"--samples must be from 1 to {MOST_SAMPLES}, but is {args.samples}")
+    if not 0 <= args.alternatives <= MOST_ALTERNATIVES:
+        raise UsageError(
+            f"--alternatives must be from 0 to {MOST_ALTERNATIVES}, but is {args.alternatives}"
+        )
     rule: str | float = args.stop_confidence
     if rule not in ("off", "auto"):
         with contextlib.suppress(ValueError):
@@ -278,19 +285,7 @@ class JsonWriter:
     def token(self, event: TokenGenerated) -> None:
         """A token with everything that is known of it."""
         self.begun = True
-        self._line(
-            {
-                "type": "token",
-                **_which(event),
-                **{
-                    name: getattr(event, name)
-                    for name in (
-                        *("index", "token_id", "text", "logprob", "p"),
-                        *("p_sampled", "entropy", "rank", "margin"),
-                    )
-                },
-            }
-        )
+        self._line({"type": "token", **_which(event), **token_record(event)})
 
     def finish(self, event: GenerateFinished) -> None:
         """The last line."""
@@ -302,7 +297,7 @@ class JsonWriter:
                     name: getattr(event, name)
                     for name in (
                         *("finish_reason", "tokens", "tokens_per_second", "typical_p"),
-                        *("perplexity", "seed"),
+                        *("perplexity", "seed", "kept_characters", "own_share"),
                     )
                 },
             }
@@ -311,6 +306,14 @@ class JsonWriter:
     def _line(self, record: dict[str, object]) -> None:
         sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
         sys.stdout.flush()
+
+
+def token_record(event: TokenGenerated) -> dict[str, object]:
+    """A token as a JSON object: model p, log p, entropy, rank, margin, p sampled, and the most probable ones."""
+    names = ("index", "token_id", "text", "logprob", "p", "p_sampled", "entropy", "rank", "margin")
+    record = {name: getattr(event, name) for name in names}
+    others = [{"token_id": a.token_id, "text": a.text, "p": a.p} for a in event.alternatives]
+    return {**record, "alternatives": others}
 
 
 def _which(event: TokenGenerated | GenerateFinished) -> dict[str, int]:
@@ -383,7 +386,7 @@ def _writer(
 ) -> JsonWriter | TextWriter:
     if args.json:
         return JsonWriter()
-    from slim.cli.shading import Shading, colours_work
+    from slim.cli.shading import shading_of
     from slim.confidence import WINDOW
     from slim.safe_text import safe_text
 
@@ -393,7 +396,7 @@ def _writer(
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     terminal = sys.stdout.isatty()
     raw = args.raw and not terminal
-    shading = Shading(args.confidence, colours_work(os.environ))
+    shading = shading_of(args, os.environ)
     if legend and (words := shading.legend(stops=config.stop_confidence != "off")):
         sys.stderr.write(words + "\n")
     return TextWriter(

@@ -92,7 +92,7 @@ def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
         yield f"run {number}", _in_one_line(entry)
     if not history:
         yield "runs", "none recorded"
-    yield "confidence", _calibration(record["calibration"])
+    yield from calibration_rows(record["calibration"])
 
 
 def _in_one_line(entry: object) -> str:
@@ -114,13 +114,44 @@ def _in_one_line(entry: object) -> str:
     return ", ".join(parts)
 
 
-def _calibration(record: object) -> str:
-    if not isinstance(record, dict):
-        return "not calibrated: --stop-confidence auto stops loops only"
-    share, threshold = record.get("share"), record.get("threshold")
-    if not isinstance(share, float) or not isinstance(threshold, float):
-        return "calibrated in a way that this version does not know"
-    return (
-        f"--stop-confidence auto is {threshold:.2f}: {share:.0%} of {record.get('samples')} of its "
-        f"own texts ({record.get('tokens')} tokens) sank below that"
+def calibration_rows(record: object) -> Iterator[tuple[str, str]]:
+    """A calibration as lines for a person."""
+    from slim.calibration import ENOUGH_DOCUMENTS, ENOUGH_TOKENS, Calibration
+
+    calibration = Calibration.from_record(record)
+    if record is None:
+        yield "confidence", "not calibrated: --stop-confidence auto stops loops only"
+    elif calibration is None:
+        yield "confidence", "calibrated in a way that this version does not know"
+    if calibration is None:
+        return
+    yield (
+        "confidence",
+        f"--stop-confidence auto is {calibration.threshold:.2f}, below which {calibration.share:.0%} of "
+        f"{calibration.samples:,} of its own texts ({calibration.tokens:,} tokens) sank",
     )
+    others = ", ".join(f"{float(s):.0%} {t:.2f}" for s, t in calibration.thresholds.items())
+    yield "other shares", others
+    held_out = calibration.held_out
+    if held_out is None:
+        yield "held-out text", "none: no temperature was fitted, and shading is absolute"
+        return
+    too_little = (
+        ""
+        if held_out.enough
+        else f"; too little to mean much, which takes {ENOUGH_DOCUMENTS} documents and {ENOUGH_TOKENS:,} tokens"
+    )
+    yield (
+        "held-out text",
+        f"{held_out.documents:,} documents, {held_out.tokens:,} tokens; auto would stop "
+        f"{held_out.stopped:.0%} of them{too_little}",
+    )
+    yield (
+        "p",
+        f"calibration error {held_out.ece:.3f}, at temperature {held_out.temperature:.3f} "
+        f"{held_out.calibrated_ece:.3f} (first choice, {len(held_out.bins)} bins, "
+        f"{held_out.judged_tokens:,} tokens)",
+    )
+    edges = calibration.relative_bins
+    assert edges is not None
+    yield "usual p", " / ".join(f"{edge:.3f}" for edge in edges) + " (relative shading)"

@@ -1,14 +1,16 @@
 """How expected each piece of text was, as marks in a terminal or in plain text.
 
-Five absolute bins: p >= .80, .50, .20, .05 and below. Weight and underline carry the meaning and one
-hue helps, so that it reads on dark and light themes, with 16 colours and under NO_COLOR.
+Five bins of p, absolute (.80, .50, .20, .05) or relative to what is usual for the model. Weight and underline carry
+the meaning and one hue helps, so that it reads on dark and light themes, with 16 colours and under NO_COLOR.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 
 from slim.confidence import BINS, bin_of
+from slim.errors import UsageError
 from slim.shades import LEGEND, STOP_LEGEND
 
 ESCAPE = "\x1b["
@@ -25,11 +27,40 @@ def colours_work(environment: Mapping[str, str]) -> bool:
     return "256" in environment["TERM"] or bool(environment.get("COLORTERM"))
 
 
+# Edges under which p = 0.5 lies in bin 0, 1, 2, 3, 4.
+_LEVELS = tuple((1.0,) * level + (0.0,) * (4 - level) for level in range(5))
+
+
+def _closing(style: str, level: int) -> str:
+    return BRACKETS[level][1:] if style == "plain" else ""
+
+
+def shading_of(args: argparse.Namespace, environment: Mapping[str, str]) -> Shading:
+    """What the options ask for; UsageError for relative bins that the model file does not have."""
+    edges: Sequence[float] | None = None
+    if args.confidence != "off" and args.bins != "absolute":
+        from slim.calibration import Calibration
+        from slim.checkpoint import read_metadata
+
+        metadata, _ = read_metadata(args.model)
+        calibration = Calibration.from_record(metadata.get("calibration"))
+        edges = None if calibration is None else calibration.relative_bins
+        if edges is None and args.bins == "relative":
+            raise UsageError(
+                f"{args.model} is not calibrated on held-out text, which relative bins need: "
+                "slim calibrate MODEL DATA does it"
+            )
+    return Shading(args.confidence, colours_work(environment), edges)
+
+
 class Shading:
     """Marks one text, piece after piece: style is color (p shades), plain (p brackets) or off."""
 
-    def __init__(self, style: str, colours: bool) -> None:
+    def __init__(self, style: str, colours: bool, edges: Sequence[float] | None = None) -> None:
+        """edges: of p, relative to the model; None: the absolute ones"""
         self._style = style
+        self._relative = edges is not None
+        self._edges = BINS if edges is None else edges
         self._codes = COLOURS if colours else ATTRIBUTES
         self._open = 0  # plain: the bin whose bracket is open
 
@@ -37,7 +68,7 @@ class Shading:
         """`text`, which is already safe for a terminal, with its marks."""
         if self._style == "off" or not text:
             return text
-        level = bin_of(p)
+        level = bin_of(p, self._edges)
         if self._style == "plain":
             return self._bracketed(text, level)
         code = self._codes[level]
@@ -52,10 +83,16 @@ class Shading:
         """The sentence that a person needs, and what the marks mean; `stops`: the text may end by itself."""
         if self._style == "off":
             return ""
-        names = ("p >= .80", ".50", ".20", ".05", "less")
-        values = (*BINS, 0.0)
-        marks = [self.mark(*pair) + self.close() for pair in zip(names, values, strict=True)]
-        return f"{LEGEND}{STOP_LEGEND if stops else ''}\nmodel p: {'  '.join(marks)}"
+        first, *others = (f"{edge:.2g}".replace("0.", ".") for edge in self._edges)
+        names = (f"p >= {first}", *others, "less")
+        # Equal edges leave a bin empty: its mark is shown where it would begin.
+        marks = [
+            Shading(self._style, self._codes is COLOURS, edges).mark(name, 0.5)
+            for name, edges in zip(names, _LEVELS, strict=True)
+        ]
+        closed = [mark + _closing(self._style, level) for level, mark in enumerate(marks)]
+        which = "model p, by what is usual for this model" if self._relative else "model p"
+        return f"{LEGEND}{STOP_LEGEND if stops else ''}\n{which}: {'  '.join(closed)}"
 
     def _bracketed(self, text: str, level: int) -> str:
         if level == self._open:
