@@ -1,13 +1,17 @@
 """What the engine reports: frozen records that `train` and `generate` yield and every shell reads.
 
-Each event becomes one JSON line with `as_record`: its snake-case name under "event", then its fields.
+Each event becomes one JSON line with `as_record`: its snake-case name under "event", then its fields. `from_record`
+makes the event of such a line again, and of nothing else.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,9 @@ class TokenGenerated:
 class GenerateFinished:
     """A generation ended. `text` is everything generated, after trimming by a stop rule."""
 
-    finish_reason: str  # eos | stop_string | length | context | low_confidence | repetition | interrupted
+    finish_reason: (
+        str  # eos | stop_string | length | context | low_confidence | repetition | interrupted
+    )
     text: str
     tokens: int
     prompt_tokens: int
@@ -191,7 +197,82 @@ Event = (
 )
 
 
+LARGEST_WHOLE = 2**63
+LONGEST_LIST = 1_000  # of alternatives
+
+
 def as_record(event: Event) -> dict[str, object]:
     """The event as a JSON object: {"event": "step_finished", ...fields}."""
-    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-    return {"event": name, **dataclasses.asdict(event)}
+    return {"event": _name(type(event)), **dataclasses.asdict(event)}
+
+
+def from_record(record: object) -> Event | None:
+    """The event of a JSON object that `as_record` made, None for anything else.
+
+    JSON has no word for a number that is not finite: null is NaN where the field must be a number.
+    """
+    if not isinstance(record, Mapping):
+        return None
+    name = record.get("event")
+    found = _EVENTS.get(name) if isinstance(name, str) else None
+    if found is None or len(record) != len(found[1]) + 1:
+        return None
+    kind, fields = found
+    values = _values(fields, record)
+    return None if values is None else kind(**values)
+
+
+def _name(kind: type) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+_EVENTS: dict[str, tuple[type, dict[str, str]]] = {
+    _name(kind): (kind, {field.name: str(field.type) for field in dataclasses.fields(kind)})
+    for kind in get_args(Event)
+}
+_ALTERNATIVE = {field.name: str(field.type) for field in dataclasses.fields(Alternative)}
+_NO_VALUE = object()
+
+
+def _values(fields: Mapping[str, str], record: Mapping[str, object]) -> dict[str, object] | None:
+    """Every field's value of its type, or None when one of them has none."""
+    values = {}
+    for field, kind in fields.items():
+        value = _value(kind, record.get(field, _NO_VALUE))
+        if value is _NO_VALUE:
+            return None
+        values[field] = value
+    return values
+
+
+def _value(kind: str, value: object) -> object:
+    """A JSON value as one of a field's type, or _NO_VALUE."""
+    if kind == "str":
+        return value if isinstance(value, str) else _NO_VALUE
+    if kind == "bool":
+        return value if isinstance(value, bool) else _NO_VALUE
+    if kind.startswith("tuple"):
+        return _alternatives(value)
+    if value is None:
+        return None if kind.endswith("None") else math.nan if kind == "float" else _NO_VALUE
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _NO_VALUE
+    if isinstance(value, int) and not -LARGEST_WHOLE <= value < LARGEST_WHOLE:
+        return _NO_VALUE
+    if kind.startswith("int"):
+        return value if isinstance(value, int) else _NO_VALUE
+    return float(value)
+
+
+def _alternatives(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) > LONGEST_LIST:
+        return _NO_VALUE
+    found = []
+    for item in value:
+        if not isinstance(item, Mapping) or len(item) != len(_ALTERNATIVE):
+            return _NO_VALUE
+        values = _values(_ALTERNATIVE, item)
+        if values is None:
+            return _NO_VALUE
+        found.append(Alternative(**values))  # type: ignore[arg-type]
+    return tuple(found)
