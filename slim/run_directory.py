@@ -195,6 +195,22 @@ def directory_of(out: str | Path) -> Path:
     return path.with_name(path.name + ".run")
 
 
+def trainer_of(out: str | Path) -> int | None:
+    """The number of the process that trains here, None where none does.
+
+    Told from the number in the lock file: trying the lock would be in the way of one that is about to begin.
+    """
+    try:
+        with (directory_of(out) / "lock").open("rb") as file:
+            number = int(file.read(20))
+        os.kill(number, 0)
+    except PermissionError:  # somebody else's
+        return number
+    except (OSError, ValueError, OverflowError):
+        return None
+    return number if number > 0 else None
+
+
 def read_settings(out: str | Path) -> dict[str, object]:
     """What the run of `out` was started with; UsageError when there is none, DataError when it is damaged."""
     path = directory_of(out) / SETTINGS

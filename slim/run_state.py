@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 from slim.events import (
@@ -18,6 +20,8 @@ from slim.events import (
 )
 
 CURVE_POINTS = 512  # kept of a loss curve; older points are averaged in pairs beyond that
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = "_.-=+*#@"
 
 
 class Curve:
@@ -50,6 +54,19 @@ class Curve:
             return list(self._means)
         edges = [i * n // width for i in range(width + 1)]
         return [sum(self._means[a:b]) / (b - a) for a, b in pairwise(edges)]
+
+
+def sparkline(values: Sequence[float], blocks: str = BLOCKS) -> str:
+    """A character per value, from the lowest to the highest of them, on a logarithmic scale.
+
+    A loss falls by half in its first minute and by a tenth afterwards: both are to be seen.
+    """
+    if not values:
+        return ""
+    values = [math.log(max(value, 1e-9)) if math.isfinite(value) else 99.0 for value in values]
+    low, high = min(values), max(values)
+    scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
+    return "".join(blocks[round((value - low) * scale)] for value in values)
 
 
 class RunState:

@@ -12,7 +12,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from slim import __version__
@@ -61,9 +61,13 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code of the process."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _dispatch(list(sys.argv[1:] if argv is None else argv)))
+
+
+def guarded(program: Callable[[], int]) -> int:
+    """The exit code of a program; what a person can cause becomes one line."""
     try:
-        return _dispatch(arguments)
+        return program()
     except SlimError as error:
         complain(str(error))
         return error.exit_code

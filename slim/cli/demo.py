@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--threads", metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--force", action="store_true", help="start again from nothing")
-    parser.set_defaults(run=run, json=False, quiet=False, verbose=False)
+    parser.set_defaults(run=run, json=False, quiet=False, verbose=False, tui=False)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,15 +13,13 @@ from rich.text import Text
 
 from slim.cli.display import STOPPING
 from slim.events import EvalFinished, Event, Note, Progress, RunStarted, StepSkipped
-from slim.run_state import RunState
+from slim.run_state import ASCII_BLOCKS, BLOCKS, RunState, sparkline
 from slim.safe_text import safe_text
 from slim.wording import duration, introduction, stage_line
 
 SECONDS_BETWEEN_FRAMES = 0.25
 LINES = 22
 CURVE_WIDTH = 24
-BLOCKS = "▁▂▃▄▅▆▇█"
-ASCII_BLOCKS = "_.-=+*#@"
 
 
 class LiveDisplay:
@@ -191,16 +188,3 @@ class LiveDisplay:
 
     def _spark(self, values: Sequence[float]) -> str:
         return sparkline(values, BLOCKS if self._unicode else ASCII_BLOCKS)
-
-
-def sparkline(values: Sequence[float], blocks: str = BLOCKS) -> str:
-    """A character per value, from the lowest to the highest of them, on a logarithmic scale.
-
-    A loss falls by half in its first minute and by a tenth afterwards: both are to be seen.
-    """
-    if not values:
-        return ""
-    values = [math.log(max(value, 1e-9)) if math.isfinite(value) else 99.0 for value in values]
-    low, high = min(values), max(values)
-    scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
-    return "".join(blocks[round((value - low) * scale)] for value in values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
     output.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     output.add_argument("-v", "--verbose", action="store_true", help="a line for every step")
+    output.add_argument("--tui", action="store_true", help="watch it in the dashboard")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -159,11 +160,30 @@ def drive(
     args: argparse.Namespace,
     title: str,
 ) -> tuple[int, TrainFinished | None]:
-    """Run the events of `start(control)` in the engine thread and tell them.
+    """Run the events of `start(control)` in the engine thread and tell them, in the dashboard with `--tui`.
 
     Returns the exit code and how the training ended. The first signal ends it after the step that is
     being computed, saved; the second one at once.
     """
+    from slim.compute import stream
+
+    if args.tui:
+        from slim.cli.dashboard import drive_in_dashboard
+
+        return drive_in_dashboard(start, args)
+    control = RunControl()
+    return tell(stream(start(control)), control, args, title, observe)
+
+
+def tell(
+    events: Iterable[Event],
+    control: RunControl,
+    args: argparse.Namespace,
+    title: str,
+    observe: Callable[[Event], None] | None = None,
+    past: Iterable[Event] = (),
+) -> tuple[int, TrainFinished | None]:
+    """Tell the events of a run, and stop it when a signal comes; `past` are those that only the display is to know."""
     from slim.cli.display import SilentDisplay, choose_display
     from slim.cli.stopping import StopRequest
     from slim.events import TrainFinished
@@ -171,16 +191,16 @@ def drive(
     display = choose_display(title, json_lines=args.json, quiet=args.quiet, verbose=args.verbose)
     finished: TrainFinished | None = None
     announced = False
-    control = RunControl()
 
     def stop_run(_: int) -> None:
         control.stop = True
 
     try:
         with StopRequest(stop_run) as stop:
-            from slim.compute import stream
-
-            for event in stream(start(control)):
+            with contextlib.suppress(OSError):
+                for event in past:
+                    display.show(event)
+            for event in events:
                 if isinstance(event, TrainFinished):
                     finished = event
                 try:

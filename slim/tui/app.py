@@ -1,0 +1,362 @@
+"""The dashboard's frame: its screens, keys for all of them, the tick that reads the engine, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.signal import Signal
+from textual.widgets import Input, TextArea
+
+from slim.compute import Engine, Job
+from slim.errors import SlimError
+from slim.events import Progress
+from slim.operating_system import STOP_SIGNALS
+from slim.run_directory import directory_of
+from slim.safe_text import safe_line
+from slim.tui.catalog import RUN_SUFFIX, looks_like_model, remember
+from slim.tui.dialogs import OpenDialog, QuitDialog, TooSmall
+from slim.tui.glyphs import ascii_only
+from slim.tui.help import HelpScreen
+from slim.tui.home import HomeScreen
+from slim.tui.run_follower import FollowedRun
+from slim.tui.session import AppSession, LocalRun, OpenModel, opening
+from slim.tui.theme import DARK, LIGHT
+from slim.tui.train_screen import TrainScreen
+from slim.wording import stage_line
+
+TICKS_PER_SECOND = 8
+LEAST_WIDTH, LEAST_HEIGHT = 60, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the dashboard was left. A run that still goes is the caller's from here on."""
+
+    run: LocalRun | None = None
+    signal: int | None = None
+    failed: bool = False  # by a bug of ours, which was shown
+
+
+class SlimApp(App[Outcome]):
+    """Home, training, generation and chat."""
+
+    TITLE = "SLiM"
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 (as Textual declares it)
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
+        "home": HomeScreen,
+        "train": TrainScreen,
+    }
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1,question_mark", "help", "Help", key_display="?"),
+        Binding("1,f2", "page('home')", "Home", show=False),
+        Binding("2,f3", "page('train')", "Train", show=False),
+        Binding("3,f4", "page('generate')", "Generate", show=False),
+        Binding("4,f5", "page('chat')", "Chat", show=False),
+        Binding("o,ctrl+o", "open", "Open", key_display="o"),
+        Binding("escape", "back", "Back", show=False),
+        Binding("ctrl+q", "quit", "Quit", priority=True),
+        Binding("ctrl+c", "interrupt", "Copy, or how to quit", show=False, system=True),
+    ]
+    CSS = """
+    Screen { background: $background; color: $foreground; }
+    Footer { background: $panel; }
+    Footer .footer-key--key { background: transparent; }
+    Footer .footer-key--description { color: $foreground 70%; }
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[Path] = (),
+        run: LocalRun | None = None,
+        compute: Engine | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """paths: a model, a text, or runs to watch   run: one that this process trains already"""
+        super().__init__()
+        self.session = AppSession(compute)
+        self.folder = Path.cwd() if folder is None else folder
+        self.ascii_only = ascii_only()
+        self.ticked: Signal[None] = Signal(self, "ticked")
+        self.session_changed: Signal[None] = Signal(self, "session changed")
+        self.opening: Job[Progress | OpenModel] | None = None
+        self._opening_path: Path | None = None
+        self._stage = ""
+        self._paths = list(paths)
+        self._pages = ["home"]
+        self._caught: int | None = None
+        if run is not None:
+            self.session.adopt(run)
+
+    # ---- beginning and end -----------------------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        """The first screen, the tick, the signals."""
+        self.register_theme(DARK)
+        self.register_theme(LIGHT)
+        self.theme = DARK.name
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop = asyncio.get_running_loop()
+            for number in STOP_SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    loop.add_signal_handler(number, self._on_signal, int(number))
+        self.switch_mode("home")
+        if self.session.run is not None:
+            self._go("train")
+        if self._paths:
+            self.call_after_refresh(self._open_all, self._paths)
+        self.set_interval(1 / TICKS_PER_SECOND, self._tick)
+
+    def on_unmount(self) -> None:
+        """Signals are the caller's again."""
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop = asyncio.get_running_loop()
+            for number in STOP_SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: int) -> None:
+        """The run is told to save; the terminal is given back at once, and the caller waits for the run."""
+        if self._caught is None:
+            self._caught = number
+            self.leave(stop=True)
+
+    def leave(self, stop: bool) -> None:
+        """End the dashboard; a run that trains here is stopped and saved, or handed over."""
+        run = self.session.run if self.session.training else None
+        if run is not None:
+            run.control.stop = run.control.stop or stop
+            run.job.resume()
+        if self.opening is not None:
+            self.opening.cancel(wait=False)
+        self.exit(Outcome(run, self._caught))
+
+    async def action_quit(self) -> None:
+        """Leave, after a question where a run trains."""
+        if not self.session.training:
+            self.leave(stop=False)
+        elif not isinstance(self.screen, QuitDialog):
+            self.push_screen(QuitDialog(), self._on_quit_answer)
+
+    def _on_quit_answer(self, answer: str | None) -> None:
+        if answer in ("keep", "stop"):
+            self.leave(stop=answer == "stop")
+
+    def action_interrupt(self) -> None:
+        """Ctrl-C copies what is selected, and otherwise says how to leave."""
+        text = self.screen.get_selected_text()
+        if text:
+            self.copy_to_clipboard(text)
+            self.notify("copied", timeout=2)
+        else:
+            self.notify("ctrl+q quits", timeout=3)
+
+    # ---- the tick --------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Read all jobs; whoever shows something looks whether it is new."""
+        session = self.session
+        if session.run is not None and session.run not in session.watched:
+            session.run.poll()
+        before = session.training
+        for run in session.watched:
+            run.poll()
+        if session.training != before or (before and session.run and session.run.ended):
+            self.session_changed.publish(None)
+        if self.opening is not None:
+            self._read_opening(self.opening)
+        self.ticked.publish(None)
+
+    def _read_opening(self, job: Job[Progress | OpenModel]) -> None:
+        try:
+            events = job.poll()
+        except Exception as problem:
+            self.opening, self._stage = None, ""
+            self.complain(problem)
+            return
+        for event in events:
+            if isinstance(event, Progress):
+                self._stage = stage_line(event)
+            else:
+                self.session.opened = event
+                self._remember(event.path)
+                self.session_changed.publish(None)
+                self.notify(f"{safe_line(event.name)} is open", markup=False, timeout=3)
+                if "generate" in self.MODES:
+                    self._go("generate")
+        if job.done:
+            self.opening, self._stage = None, ""
+
+    def doing(self) -> str:
+        """What is going on, for the corner of every screen."""
+        if self.opening is not None:
+            name = self._opening_path.name if self._opening_path is not None else ""
+            return f"{self._stage or 'opening'} {name}"
+        run = self.session.run
+        if run is not None and run.training:
+            state = run.view.state
+            if run.paused:
+                return f"paused at step {state.step:,}"
+            total = run.view.total_steps
+            share = f" {100 * state.step // total} %" if total else ""
+            return f"{'stopping' if run.control.stop else 'training'} {run.name}{share}"
+        model = self.session.opened
+        return model.name if model is not None else ""
+
+    def complain(self, problem: Exception) -> None:
+        """Show an error that ended nothing but what was asked for."""
+        known = isinstance(problem, SlimError | OSError)
+        text = str(problem) if known else f"{type(problem).__name__}: {problem}"
+        self.notify(safe_line(text), severity="error", markup=False, timeout=12)
+
+    def _remember(self, path: Path | None) -> None:
+        if path is not None:
+            problem = remember(path)
+            if problem is not None:
+                self.notify(safe_line(problem), severity="warning", markup=False)
+
+    # ---- going about -----------------------------------------------------------------------------------------------
+
+    def _go(self, page: str) -> None:
+        if page != self._pages[-1]:
+            self._pages.append(page)
+            del self._pages[:-20]
+        self.switch_mode(page)
+
+    def action_page(self, page: str) -> None:
+        """Go to a screen."""
+        if page in self.MODES and not self.screen.is_modal:
+            self._go(page)
+
+    def action_back(self) -> None:  # type: ignore[override]
+        """Out of a text field, else to the screen before."""
+        if isinstance(self.screen, TooSmall):
+            return
+        if self.screen.is_modal:
+            self.pop_screen()
+        elif isinstance(self.focused, Input | TextArea):
+            self.screen.set_focus(None)
+        elif len(self._pages) > 1:
+            self._pages.pop()
+            self.switch_mode(self._pages[-1])
+        elif self._pages[-1] != "home":
+            self._pages = ["home"]
+            self.switch_mode("home")
+
+    def action_help(self) -> None:
+        """Keys of what has the focus, then of everything."""
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(self.screen))
+
+    def action_open(self) -> None:
+        """Ask for a path."""
+        if not self.screen.is_modal:
+            self.push_screen(OpenDialog(self.folder), self._on_path)
+
+    def _on_path(self, path: Path | None) -> None:
+        if path is not None:
+            self.open_path(path)
+
+    def _open_all(self, paths: list[Path]) -> None:
+        """What the command line named: runs are laid over each other, anything else is opened."""
+        if len(paths) > 1:
+            self.watch_runs(paths)
+        else:
+            self.open_path(paths[0])
+
+    def open_path(self, path: Path) -> None:
+        """Open a model, watch a run, or train on a text: what it is, decides."""
+        path = path.expanduser()
+        try:
+            if path.is_dir():
+                if path.name.endswith(RUN_SUFFIX):
+                    self.watch_runs([path])
+                else:
+                    self.complain(OSError(f"{path}: is a folder, but no run (NAME.run)"))
+            elif not path.exists():
+                self.complain(OSError(f"{path}: there is no such file"))
+            elif looks_like_model(path):
+                self.open_model(path)
+            else:
+                self.train_on(path)
+        except OSError as problem:
+            self.complain(problem)
+
+    def open_model(self, path: Path) -> None:
+        """Read a model, in the engine thread."""
+        if self.opening is not None:
+            self.opening.cancel(wait=False)
+        self._opening_path, self._stage = path, ""
+        self.opening = self.session.engine.submit(opening(path))
+
+    def watch_runs(self, paths: Iterable[Path]) -> None:
+        """Show runs of other processes, the first in detail; one of this process as what it is."""
+        runs: list[LocalRun | FollowedRun] = []
+        own = self.session.run
+        for path in paths:
+            out = path.with_name(path.name.removesuffix(RUN_SUFFIX))
+            if own is not None and own.training and Path(own.out).absolute() == out.absolute():
+                runs.append(own)
+            elif directory_of(out).is_dir():
+                runs.append(FollowedRun(out, self.session.engine))
+                self._remember(out)
+            else:
+                self.complain(OSError(f"{directory_of(out)}: there is no such run"))
+        if runs:
+            self.session.watched = runs
+            self.session_changed.publish(None)
+            self._go("train")
+
+    def train_on(self, path: Path) -> None:
+        """The form for a new run, filled in for a text."""
+        self._go("train")
+        self.call_after_refresh(self._fill_form, path)
+
+    def _fill_form(self, path: Path) -> None:
+        if isinstance(self.screen, TrainScreen):
+            self.screen.show_form(path)
+
+    def began(self, run: LocalRun) -> None:
+        """A run was begun: show it."""
+        self._remember(Path(run.out))
+        self.session_changed.publish(None)
+        self._go("train")
+
+    # ---- the palette -----------------------------------------------------------------------------------------------
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterator[SystemCommand]:
+        """What the palette offers: the keys of the screen with their words, and some of Textual's own."""
+        wanted = {"Theme", "Quit", "Screenshot"}
+        for command in super().get_system_commands(screen):
+            if command.title in wanted:
+                yield command
+        seen = set()
+        for _, binding, enabled, _ in screen.active_bindings.values():
+            if not enabled or not binding.description or binding.description in seen:
+                continue
+            if binding.action.startswith(("cursor", "scroll", "command_palette", "quit")):
+                continue
+            seen.add(binding.description)
+            yield SystemCommand(
+                binding.description,
+                f"key: {self.get_key_display(binding)}",
+                lambda action=binding.action: self.call_next(self.run_action, action, screen),
+            )
+
+    def on_resize(self) -> None:
+        """Below the least size there is one sentence instead of ruins."""
+        small = self.size.width < LEAST_WIDTH or self.size.height < LEAST_HEIGHT
+        shown = isinstance(self.screen, TooSmall)
+        if small and not shown:
+            self.push_screen(TooSmall(LEAST_WIDTH, LEAST_HEIGHT))
+        elif not small and shown:
+            self.pop_screen()

@@ -1,0 +1,98 @@
+"""Every key that acts just now, from the bindings themselves: of what has the focus, of the screen, of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen, Screen
+from textual.widget import Widget
+from textual.widgets import Static
+
+GROUPS = ("Here", "On this screen", "Everywhere")
+KEY_WIDTH = 22
+# What every screen of Textual can do.
+TEXTUAL_ACTIONS = {item.action for item in Screen.BINDINGS if isinstance(item, Binding)}
+
+
+class HelpScreen(ModalScreen[None]):
+    """A list of keys; any key that goes back closes it."""
+
+    CSS = """
+    HelpScreen { align: center middle; background: $background 60%; }
+    HelpScreen > VerticalScroll {
+        width: 76; max-width: 94%; height: auto; max-height: 90%; padding: 1 2; background: $panel;
+    }
+    HelpScreen .group { color: $accent; text-style: bold; }
+    HelpScreen .keys { margin-bottom: 1; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f1,question_mark,q", "dismiss_help", "Close"),
+    ]
+
+    def __init__(self, about: Screen[Any]) -> None:
+        super().__init__()
+        self._about = about
+
+    def compose(self) -> ComposeResult:
+        """Groups with their keys."""
+        groups: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
+        for group, keys, words in described_keys(self._about, self.app):
+            groups[group].append((keys, words))
+        with VerticalScroll():
+            for group, rows in groups.items():
+                if rows:
+                    yield Static(group, classes="group")
+                    lines = [(f"{keys:<{KEY_WIDTH}} {words}\n") for keys, words in rows]
+                    yield Static(Content("".join(lines).rstrip("\n")), classes="keys")
+            yield Static(
+                Content("Esc closes this. Hold shift to select text with the mouse."),
+                classes="keys",
+            )
+
+    def action_dismiss_help(self) -> None:
+        """Back to where the help was asked for."""
+        self.dismiss(None)
+
+
+def described_keys(about: Screen[Any], app: App[Any]) -> Iterator[tuple[str, str, str]]:
+    """Group, keys and words of every binding that is reached from a screen and its focus."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for node, binding, enabled, _ in about.active_bindings.values():
+        words = binding.tooltip or binding.description
+        if not words or not enabled:
+            continue
+        if isinstance(node, App):
+            group = GROUPS[2]
+        elif isinstance(node, Screen):
+            own = binding.action not in TEXTUAL_ACTIONS
+            group = GROUPS[1] if own else GROUPS[2]
+        else:
+            group = GROUPS[0] if isinstance(node, Widget) else GROUPS[2]
+        keys = found.setdefault((group, binding.action, words), [])
+        key = app.get_key_display(binding) if binding.key_display is None else binding.key_display
+        display = KEY_NAMES.get(binding.key, key)
+        if display not in keys:
+            keys.append(display)
+    for (group, _, words), keys in found.items():
+        yield group, ", ".join(keys), words
+
+
+KEY_NAMES = {
+    "question_mark": "?",
+    "escape": "Esc",
+    "space": "Space",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "plus": "+",
+    "minus": "-",
+    "left": "Left",
+    "right": "Right",
+    "up": "Up",
+    "down": "Down",
+    "enter": "Enter",
+}

@@ -1,0 +1,290 @@
+"""The first screen: what there is, and the key that leads on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import DataTable, Footer, Static
+
+from slim import demo_recipe
+from slim.errors import SlimError
+from slim.run_directory import directory_of
+from slim.safe_text import safe_line
+from slim.tui.catalog import Entry, catalog, read_recent
+from slim.tui.top_bar import TopBar
+from slim.wording import mega
+
+if TYPE_CHECKING:
+    from slim.compute import Job
+    from slim.tui.app import SlimApp
+
+SECONDS_BETWEEN_LOOKS = 2.0
+LOGO = """\
+ ███████ ██      ██ ███    ███
+ ██      ██         ████  ████
+ ███████ ██      ██ ██ ████ ██
+      ██ ██      ██ ██  ██  ██
+ ███████ ███████ ██ ██      ██"""
+ASCII_LOGO = LOGO.replace("█", "#")
+MOTTO = "Train and run small language models on this computer, offline."
+COLUMNS = (
+    ("name", 24),
+    ("state", 22),
+    ("bits/byte", 9),
+    ("parameters", 10),
+    ("size", 7),
+    ("age", 6),
+)
+STATE_WORDS = {"model": "model", "finished": "trained"}
+MARKS = {
+    "training": ("●", "*"), "stopped": ("◐", "o"), "finished": ("✓", "+"),
+    "model": ("✓", "+"), "unreadable": ("✗", "x"),
+}  # fmt: skip
+COLORS = {"training": "$accent", "stopped": "$warning", "unreadable": "$error"}
+
+
+class Home(Vertical):
+    """The logo, a sentence, the list."""
+
+
+class EntryTable(DataTable[Content]):
+    """Models and runs; Enter opens."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Open"),
+    ]
+
+
+class HomeScreen(Screen[None]):
+    """Models and runs in this folder and those that were opened lately."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "first_model", "Train the stories", show=False),
+        Binding("n", "new_run", "New model"),
+        Binding("w", "watch", "Watch"),
+        Binding("r", "resume", "Resume"),
+        Binding("f", "finetune", "Finetune", show=False),
+    ]
+    CSS = """
+    HomeScreen #logo { color: $primary; margin: 1 0 0 2; height: 5; }
+    HomeScreen #motto { color: $foreground 70%; margin: 0 0 0 3; height: 1; }
+    HomeScreen #next { margin: 1 3 1 3; height: auto; }
+    HomeScreen EntryTable { margin: 0 2; height: 1fr; background: $background; scrollbar-size-vertical: 1; }
+    HomeScreen EntryTable > .datatable--header { background: $background; color: $secondary; text-style: none; }
+    HomeScreen EntryTable > .datatable--cursor { background: $panel; color: $foreground; }
+    HomeScreen #detail { margin: 0 3; height: auto; max-height: 2; color: $foreground 70%; }
+    HomeScreen.-empty EntryTable { display: none; }
+    HomeScreen.-empty #next { margin: 2 3; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._job: Job[list[Entry]] | None = None
+        self._looked = 0.0
+        self._entries: list[Entry] | None = None
+
+    @property
+    def slim_app(self) -> SlimApp:
+        """The app, with its type."""
+        return cast("SlimApp", self.app)
+
+    @property
+    def table(self) -> EntryTable:
+        return self.query_one(EntryTable)
+
+    def compose(self) -> ComposeResult:
+        """Top bar, logo, sentence, list, footer."""
+        yield TopBar("home")
+        with Home():
+            yield Static(ASCII_LOGO if self.slim_app.ascii_only else LOGO, id="logo", markup=False)
+            yield Static(MOTTO, id="motto")
+            yield Static("looking for models ...", id="next")
+            yield EntryTable(cursor_type="row", zebra_stripes=False)
+            yield Static("", id="detail")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """The columns, and the first look."""
+        for name, width in COLUMNS:
+            self.table.add_column(name, width=width, key=name)
+        self.slim_app.ticked.subscribe(self, lambda _: self._tick(), immediate=True)
+        self._look()
+
+    def on_screen_resume(self) -> None:
+        """What there is may have changed meanwhile."""
+        self._look()
+
+    # ---- the list --------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        if self._job is None:
+            self._looked = time.monotonic()
+            events = catalog(self.slim_app.folder, read_recent())
+            self._job = self.slim_app.session.engine.submit(events)
+
+    def _tick(self) -> None:
+        if self._job is not None:
+            for entries in self._job.poll():
+                if entries != self._entries:
+                    self._show(entries)
+            if self._job.done:
+                self._job = None
+        elif self.is_current and time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
+            self._look()
+
+    def _show(self, entries: list[Entry]) -> None:
+        self._entries = entries
+        table, cursor = self.table, self.selected
+        self.set_class(not entries, "-empty")
+        table.clear()
+        for entry in entries:
+            table.add_row(*self._row(entry))
+        if entries:
+            outs = [entry.out for entry in entries]
+            table.move_cursor(row=outs.index(cursor.out) if cursor and cursor.out in outs else 0)
+            if self.focused is None:
+                table.focus()
+        else:
+            self.set_focus(None)
+        self._show_next()
+
+    def _row(self, entry: Entry) -> list[Content]:
+        color = COLORS.get(entry.state, "$success")
+        mark = MARKS[entry.state][self.slim_app.ascii_only]
+        words = STATE_WORDS.get(entry.state, entry.state)
+        if entry.state in ("training", "stopped"):
+            words = entry.detail.replace(" of ", "/") or words
+        bits = f"{entry.bits_per_byte:9.3f}" if entry.bits_per_byte is not None else ""
+        return [
+            Content(shortened(safe_line(entry.out.name), 24)),
+            Content.assemble((f"{mark} ", color), safe_line(words)),
+            Content(bits),
+            Content(f"{millions(entry.n_parameters):>10}" if entry.n_parameters else ""),
+            Content(mega(entry.size_bytes) if entry.size_bytes else ""),
+            Content(age(time.time() - entry.changed)),
+        ]
+
+    @property
+    def selected(self) -> Entry | None:
+        """The entry under the cursor."""
+        row = self.table.cursor_row
+        known = self._entries or []
+        return known[row] if 0 <= row < len(known) and self.table.row_count else None
+
+    def on_data_table_row_highlighted(self) -> None:
+        """Say more of the entry under the cursor."""
+        self._show_next()
+
+    def _show_next(self) -> None:
+        """The sentence that names the next key, and what there is to say of the selected entry."""
+        if self._entries is None:
+            return
+        entry = self.selected
+        key = "$accent bold"
+        if entry is None:
+            minutes = f"{demo_recipe.MINUTES:g}"
+            words = Content.assemble(
+                "No models yet.\n\n",
+                ("Enter", key), f"  trains the built-in stories (about {minutes} minutes)\n",
+                ("o", key), "      opens a text file, a model or a run\n",
+                ("?", key), "      helps",
+            )  # fmt: skip
+            detail = ""
+        else:
+            words = Content.assemble(("Enter", key), f"  {self._what_enter_does(entry)}   ")
+            if entry.state == "stopped":
+                words = Content.assemble(words, ("r", key), "  goes on with it   ")
+            words = Content.assemble(words, ("n", key), "  trains a new one")
+            where = safe_line(str(entry.out.parent))
+            detail = safe_line(entry.detail) if entry.state == "unreadable" else f"in {where}"
+        self.query_one("#next", Static).update(words)
+        self.query_one("#detail", Static).update(Content(detail))
+
+    @staticmethod
+    def _what_enter_does(entry: Entry) -> str:
+        if entry.state == "training":
+            return "watches it learn"
+        if entry.has_model:
+            return "writes with it"
+        return "shows its run" if entry.has_run else "tries to open it"
+
+    # ---- keys ------------------------------------------------------------------------------------------------------
+
+    def on_data_table_row_selected(self) -> None:
+        """Enter or a click: open the entry."""
+        entry = self.selected
+        if entry is None:
+            return
+        if entry.state == "training" or (entry.has_run and not entry.has_model):
+            self.slim_app.watch_runs([directory_of(entry.out)])
+        else:
+            self.slim_app.open_path(entry.out)
+
+    def action_first_model(self) -> None:
+        """Nothing is there: train the stories that ship with SLiM."""
+        app = self.slim_app
+        if self._entries is None or self._entries or app.session.training:
+            return
+        out = app.folder / demo_recipe.OUT
+        seconds = 60.0 * demo_recipe.MINUTES - demo_recipe.CLOSING_SECONDS
+        try:
+            request = demo_recipe.demo_request(str(out), seconds)
+        except SlimError as problem:
+            app.complain(problem)
+            return
+        app.began(app.session.start(request))
+
+    def action_new_run(self) -> None:
+        """The form for a new model."""
+        self.slim_app.train_on(Path())
+
+    def action_finetune(self) -> None:
+        """The form for teaching the selected model another text."""
+        entry = self.selected
+        if entry is not None and entry.has_model:
+            self.slim_app.train_on(entry.out)
+
+    def action_watch(self) -> None:
+        """The run of the selected entry."""
+        entry = self.selected
+        if entry is not None and entry.has_run:
+            self.slim_app.watch_runs([directory_of(entry.out)])
+        elif entry is not None:
+            self.notify("this model has no run directory beside it", timeout=3)
+
+    def action_resume(self) -> None:
+        """Go on with the run of the selected entry."""
+        entry, app = self.selected, self.slim_app
+        if entry is None or entry.state != "stopped":
+            self.notify("only a run that was stopped can go on", timeout=3)
+        elif app.session.training:
+            self.notify("one run at a time trains in this window", severity="warning")
+        else:
+            app.began(app.session.resume(str(entry.out)))
+
+
+def shortened(name: str, width: int) -> str:
+    """A name of at most `width` characters, its end kept: that is where names differ."""
+    return (
+        name if len(name) <= width else name[: width // 2 - 1] + "…" + name[-(width - width // 2) :]
+    )
+
+
+def millions(count: int) -> str:
+    """A number of parameters."""
+    return f"{count / 1e6:.1f} M" if count >= 100_000 else f"{count:,}"
+
+
+def age(seconds: float) -> str:
+    """How long ago, in one unit."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return "now"
