@@ -172,7 +172,7 @@ def drive(
 
         return drive_in_dashboard(start, args)
     control = RunControl()
-    return tell(stream(start(control)), control, args, title, observe)
+    return tell(stream(start(control)), control, args, title)
 
 
 def tell(
@@ -180,7 +180,6 @@ def tell(
     control: RunControl,
     args: argparse.Namespace,
     title: str,
-    observe: Callable[[Event], None] | None = None,
     past: Iterable[Event] = (),
 ) -> tuple[int, TrainFinished | None]:
     """Tell the events of a run, and stop it when a signal comes; `past` are those that only the display is to know."""

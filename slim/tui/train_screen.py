@@ -252,7 +252,7 @@ class TrainScreen(Screen[None]):
         view = run.view
         state, last = view.state, view.state.last
         plain = self.slim_app.ascii_only
-        if state.stage is not None:
+        if state.stage is not None and run.training:
             stage = state.stage
             return Content.assemble(
                 (bar(stage.done, stage.total, 20, plain), "$primary"),
