@@ -20,7 +20,8 @@ from slim.errors import SlimError, UsageError
 
 COMMANDS = (
     *("demo", "pretrain", "finetune", "train", "resume"),
-    *("generate", "score", "eval", "calibrate", "info", "tokenize", "export", "doctor", "bench"),
+    *("generate", "chat", "score", "eval", "calibrate"),
+    *("info", "tokenize", "export", "doctor", "bench"),
 )
 LONGEST_COMPLAINT = 600  # characters: somebody may have pasted a book as an option
 EPILOG = """\
@@ -28,6 +29,7 @@ new here?
   slim demo                                      a model in four minutes, from the text that ships
   slim pretrain corpus.txt 3 base.bin            a model from your own corpus
   slim generate base.bin "once upon a time" 100  what it has learned
+  slim chat base.bin                             talk with it
 
 slim COMMAND --help tells more about each.
 """

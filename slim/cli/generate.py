@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from slim.cli.sampler import DEFAULTS, add_sampler_options, generate_config
 from slim.cli.shading_options import add_options
 from slim.config import GenerateConfig
 from slim.errors import UsageError
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from slim.cli.shading import Shading
     from slim.events import Note, Progress
 
-DEFAULTS = GenerateConfig()
 MOST_SAMPLES = 256
 MOST_ALTERNATIVES = 100
+FINISH_FIELDS = (
+    *("finish_reason", "tokens", "tokens_per_second", "typical_p", "perplexity", "seed"),
+    *("kept_characters", "own_share"),
+)
 LONGEST_PROMPT = 2**23  # bytes of stdin: twice what the longest context holds in the longest tokens
 
 
@@ -47,62 +51,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "n", metavar="N", nargs="?", help=f"tokens at most (default {DEFAULTS.max_tokens})"
     )
-    sampler = parser.add_argument_group("sampler")
-    for flag, kind, field, text in (
-        ("--temp", float, "temperature", "temperature; 0 takes the most probable token"),
-        ("--top-k", int, "top_k", "draw from the K most probable tokens; 0: off"),
-        ("--top-p", float, "top_p", "draw from the fewest tokens that hold P together; 1: off"),
-        (
-            "--min-p",
-            float,
-            "min_p",
-            "leave out what is less than P times as probable as the best; 0: off",
-        ),
-        (
-            "--repeat-penalty",
-            float,
-            "repeat_penalty",
-            f"make the last {DEFAULTS.repeat_window} tokens less probable; 1: off",
-        ),
-    ):
-        default = getattr(DEFAULTS, field)
-        sampler.add_argument(
-            flag, dest=field, type=kind, default=default, help=f"{text} (default {default:g})"
-        )
-    sampler.add_argument("--seed", type=int, help="of the draw (default random, and reported)")
+    sampler = add_sampler_options(parser)
     sampler.add_argument(
         "--samples",
         type=int,
         metavar="K",
         help="write K texts, the first as with --seed, the next with the seed after it: together "
         "they take a fraction of the time that they take one by one",
-    )
-    ending = parser.add_argument_group("when the text ends")
-    ending.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="end before this text; \\n is a line break; may be given several times",
-    )
-    ending.add_argument(
-        "--stop-confidence",
-        default=DEFAULTS.stop_confidence,
-        metavar="off|auto|FLOAT",
-        help="end where the model is lost (over 24 tokens, the log p that it expects of its next token stays below "
-        "FLOAT, such as -3.5; auto: below what its calibration says) or goes in circles (default off)",
-    )
-    ending.add_argument(
-        "--min-tokens",
-        type=int,
-        default=DEFAULTS.min_tokens,
-        help=f"tokens that a lost model writes at least (default {DEFAULTS.min_tokens})",
-    )
-    parser.add_argument(
-        "--weights",
-        choices=("auto", "fp32", "bf16", "int8"),
-        default="auto",
-        help="how exactly the weights are read: int8 is the fastest (default auto: bf16 where the CPU multiplies it)",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -183,22 +138,7 @@ def _config(args: argparse.Namespace) -> GenerateConfig:
         raise UsageError(
             f"--alternatives must be from 0 to {MOST_ALTERNATIVES}, but is {args.alternatives}"
         )
-    rule: str | float = args.stop_confidence
-    if rule not in ("off", "auto"):
-        with contextlib.suppress(ValueError):
-            rule = float(rule)
-    return GenerateConfig(
-        max_tokens=_count(args.n),
-        stop=tuple(stop.replace("\\n", "\n") for stop in args.stop),
-        stop_confidence=rule,
-        **{
-            name: getattr(args, name)
-            for name in (
-                *("temperature", "top_k", "top_p", "min_p"),
-                *("repeat_penalty", "seed", "min_tokens"),
-            )
-        },
-    )
+    return generate_config(args, _count(args.n))
 
 
 def _count(text: str | None) -> int:
@@ -285,27 +225,17 @@ class JsonWriter:
     def token(self, event: TokenGenerated) -> None:
         """A token with everything that is known of it."""
         self.begun = True
-        self._line({"type": "token", **_which(event), **token_record(event)})
+        write_record({"type": "token", **_which(event), **token_record(event)})
 
     def finish(self, event: GenerateFinished) -> None:
         """The last line."""
-        self._line(
-            {
-                "type": "finish",
-                **_which(event),
-                **{
-                    name: getattr(event, name)
-                    for name in (
-                        *("finish_reason", "tokens", "tokens_per_second", "typical_p"),
-                        *("perplexity", "seed", "kept_characters", "own_share"),
-                    )
-                },
-            }
-        )
+        write_record({"type": "finish", **_which(event), **finish_record(event)})
 
-    def _line(self, record: dict[str, object]) -> None:
-        sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
-        sys.stdout.flush()
+
+def write_record(record: dict[str, object]) -> None:
+    """A JSON object as a line on stdout."""
+    sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def token_record(event: TokenGenerated) -> dict[str, object]:
@@ -314,6 +244,11 @@ def token_record(event: TokenGenerated) -> dict[str, object]:
     record = {name: getattr(event, name) for name in names}
     others = [{"token_id": a.token_id, "text": a.text, "p": a.p} for a in event.alternatives]
     return {**record, "alternatives": others}
+
+
+def finish_record(event: GenerateFinished) -> dict[str, object]:
+    """The end of a text as a JSON object."""
+    return {name: getattr(event, name) for name in FINISH_FIELDS}
 
 
 def _which(event: TokenGenerated | GenerateFinished) -> dict[str, int]:
