@@ -45,7 +45,7 @@ BATCH_BYTES = 256 * 2**20  # of keys and values of a batch, at most
 PROMPT_TOKENS = 8  # of a held-out document that a text continues
 TEXT_SHARE = 0.4  # of the time, for reading held-out text
 HELD_OUT_TOKENS = 65_536  # read at most
-FITTED_TOKENS = 8_192  # that the temperature is fitted on, at most
+FITTED_TOKENS = 16_384  # that the temperature is fitted on, at most
 READ_AT_ONCE = 4_096  # tokens between two looks at the clock
 OWN, GENUINE = "calibrating on its own texts", "calibrating on held-out text"
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from slim.confidence import RELATIVE_SHARES
+from slim.shades import SHARES_BELOW, Bins
 
 SHARES = (0.01, 0.02, 0.05, 0.10, 0.20, 0.30, 0.50)
 DEFAULT_SHARE = 0.20
@@ -47,6 +47,13 @@ class HeldOut:
     judged_tokens: int
     bins: tuple[ReliabilityBin, ...]  # at temperature 1
     p_percentiles: tuple[float, ...]  # of p, at PERCENTILES
+
+    def p_at(self, share: float) -> float:
+        """The p below which a share of the tokens lies, between the percentiles that are known."""
+        place = share * (len(PERCENTILES) - 1)
+        below = min(int(place), len(PERCENTILES) - 2)
+        low, high = self.p_percentiles[below : below + 2]
+        return low + (place - below) * (high - low)
 
     @property
     def enough(self) -> bool:
@@ -96,12 +103,11 @@ class Calibration:
         return text + too_little
 
     @property
-    def relative_bins(self) -> tuple[float, ...] | None:
-        """Edges of p for `bin_of`, at RELATIVE_SHARES of the model's own tokens; None without held-out text."""
+    def relative_bins(self) -> Bins | None:
+        """Bins that hold fixed shares of the model's tokens on held-out text; None without any."""
         if self.held_out is None:
             return None
-        places = (round(share * 20) for share in RELATIVE_SHARES)
-        return tuple(self.held_out.p_percentiles[place] for place in places)
+        return Bins(tuple(map(self.held_out.p_at, SHARES_BELOW)), relative=True)
 
     def share_at(self, threshold: float) -> float:
         """The share of its own texts that a threshold stops, between the ones that are known."""

@@ -29,8 +29,6 @@ LONGEST_LOOP = 256  # tokens; a longer one takes 768 tokens to show itself
 SENTENCE_ENDS = ".!?…。！？\n"
 CLOSERS = "\"'”’»)]」』"  # may follow a sentence's last mark and belong to it
 BINS = (0.80, 0.50, 0.20, 0.05)  # lower edges of the four upper bins of p
-# Shares of a model's tokens on held-out text below these edges, when bins are relative to the model.
-RELATIVE_SHARES = (0.60, 0.35, 0.15, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +110,6 @@ def typical_p(logprobs: Iterable[float]) -> float:
     """exp(mean log p), 0 for no tokens."""
     values = list(logprobs)
     return math.exp(math.fsum(values) / len(values)) if values else 0.0
-
-
-def bin_of(p: float, edges: Sequence[float] = BINS) -> int:
-    """Which of the five bins: 0 from the first edge on, 4 below the last."""
-    return sum(p < edge for edge in edges)
 
 
 def expected_logprob(entropy: float, vocab_size: int) -> float:

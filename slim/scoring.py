@@ -5,7 +5,6 @@ The windows are those of `evaluate`: a document begins with `<|endoftext|>`, and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -110,8 +109,7 @@ class Scorer:
     def scores(self) -> Scores:
         """Of everything so far, in the order of the documents."""
         if not self._parts:
-            nothing = np.empty(0, np.int64)
-            return Scores(nothing, nothing, nothing, *np.empty((4, 0)), nothing)
+            return Scores(*np.empty((8, 0)))
         columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
         order = np.lexsort((columns[1], columns[0]))
         documents, positions, ids, rank, logprob, entropy, margin, best = (
@@ -129,9 +127,3 @@ def score_documents(model: Model, documents: Sequence[np.ndarray], eos_id: int) 
     for chunk in logits_of(model, documents, eos_id):
         scorer.add(chunk)
     return scorer.scores()
-
-
-def nats_at(logits: np.ndarray, targets: np.ndarray, temperature: float) -> float:
-    """The sum of -log p of targets (n,) under logits (n, V) divided by a temperature."""
-    measures, _ = measure_many(logits * np.float32(1.0 / temperature), targets)
-    return -math.fsum(measures[:, 0].tolist())

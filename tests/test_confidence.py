@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from slim.confidence import (
     LowConfidence,
     Repetition,
-    bin_of,
     dip,
     last_sentence_end,
     measure,
@@ -68,11 +67,6 @@ def test_measure_at_the_edges() -> None:
 def test_typical_p_is_the_geometric_mean() -> None:
     assert typical_p([math.log(0.5), math.log(0.125)]) == pytest.approx(0.25)
     assert typical_p([]) == 0.0
-
-
-def test_bins() -> None:
-    edges = (1.0, 0.8, 0.79, 0.5, 0.49, 0.2, 0.19, 0.05, 0.049, 0.0)
-    assert [bin_of(p) for p in edges] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def fired_at(rule: LowConfidence | Repetition, values: list) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slim.cli.shading import Shading, colours_work
-from slim.shades import LEGEND, STOP_LEGEND
+from slim.shades import LEGEND, STOP_LEGEND, Bins
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,15 @@ def test_no_marks_when_off_and_a_legend_when_on() -> None:
 
 
 def test_relative_bins_follow_the_model_and_the_legend_says_so() -> None:
-    shading = Shading("plain", False, (0.4, 0.07, 0.006, 0.0))
+    shading = Shading("plain", False, Bins((0.4, 0.07, 0.006, 0.0), relative=True))
     assert shading.mark("sure", 0.41) == "sure"
     assert shading.mark(" less", 0.05) + shading.close() == " (less)"
     assert shading.mark(" lost", 0.0001) + shading.close() == " [lost]"
     last = shading.legend().splitlines()[-1]
     # An empty bin has its mark all the same.
-    assert last == (
-        "model p, by what is usual for this model: p >= .4  .07  (.006)  [0]  {less}"
-    )
+    assert last == ("model p, by what is usual for this model: p >= .4  .07  (.006)  [0]  {less}")
+
+
+def test_absolute_bins() -> None:
+    edges = (1.0, 0.8, 0.79, 0.5, 0.49, 0.2, 0.19, 0.05, 0.049, 0.0)
+    assert [Bins().of(p) for p in edges] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]

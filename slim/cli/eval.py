@@ -16,6 +16,7 @@ from slim.errors import ModelFileError
 from slim.settings import SPLITS
 
 if TYPE_CHECKING:
+    from slim.confidence_report import ConfidenceReport
     from slim.evaluate import Evaluation
     from slim.events import Note, Progress
 
@@ -44,6 +45,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="of the operands of matrix products (default: auto, bf16 where the CPU is fast at it)",
     )
     parser.add_argument("--threads", metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="judge its confidence instead: whether p come true as often as they say, before and after one "
+        "temperature fitted on half of the text, and whether the stop rule foresees what follows",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.set_defaults(run=run)
 
@@ -56,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     from slim.compute import stream
 
     (result,) = show_stages(stream(_events(args, threads or 0)))
+    if args.calibration:
+        _show_report(args, result)  # type: ignore[arg-type]
+        return 0
     if not math.isfinite(result.nats):  # type: ignore[union-attr]
         raise ModelFileError(f"{args.model}: its weights are damaged: the loss is not a number")
     record = {
@@ -72,7 +82,66 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _events(args: argparse.Namespace, threads: int) -> Iterator[Progress | Note | Evaluation]:
+def _show_report(args: argparse.Namespace, report: ConfidenceReport) -> None:
+    from slim.confidence_report import as_record
+
+    if args.json:
+        sys.stdout.write(json.dumps(as_record(report), allow_nan=False) + "\n")
+        return
+    try:
+        "█│".encode(sys.stdout.encoding or "ascii")
+        ascii_only = False
+    except (UnicodeEncodeError, LookupError):
+        ascii_only = True
+    for line in report_lines(report, ascii_only):
+        sys.stdout.write(line + "\n")
+
+
+def report_lines(report: ConfidenceReport, ascii_only: bool = False) -> Iterator[str]:
+    """A report for a person."""
+    from slim.cli.diagram import reliability_diagram
+    from slim.confidence_report import COVERAGES
+
+    yield (
+        f"model p on {report.documents:,} documents, {report.tokens:,} tokens "
+        f"(another {report.fitted_tokens:,} to fit the temperature); first choice right: {report.accuracy:.1%}"
+    )
+    yield ""
+    yield from reliability_diagram(report.plain.bins, ascii_only)
+    yield ""
+    yield f"{'':22}model p        calibrated p, temperature {report.calibrated.temperature:.3f}"
+    plain, after = report.plain, report.calibrated
+    yield (
+        f"ECE, 15 equal bins    {plain.ece:.4f}         {after.ece:.4f}   "
+        f"(95 %: {plain.ece_low:.4f} to {plain.ece_high:.4f}, {after.ece_low:.4f} to {after.ece_high:.4f})"
+    )
+    yield f"Full-ECE              {plain.full_ece:.4f}         {after.full_ece:.4f}"
+    yield f"Brier                 {plain.brier:.4f}         {after.brier:.4f}"
+    yield f"nats/token            {plain.nats:.4f}         {after.nats:.4f}"
+    yield ""
+    yield "which first choices are right, told by     AUROC   wrong among the surest 20 %    50 %    100 %"
+    picks = [COVERAGES.index(share) for share in (0.2, 0.5, 1.0)]
+    for ranking in report.rankings:
+        risks = "   ".join(f"{ranking.risks[i]:6.1%}" for i in picks)
+        yield f"  {ranking.name:<39} {ranking.auroc:.3f}   {'':17} {risks}"
+    yield ""
+    if not report.rules:
+        yield "no stop rule to judge: the model is not calibrated (slim calibrate MODEL DATA)"
+        return
+    yield "the 32 tokens after a stop, in nats/token above documents as hard until there"
+    yield "  stops of its own texts    of these    difference (95 % interval)    stops exchanged"
+    for rule in report.rules:
+        real = rule.real
+        yield (
+            f"  {rule.share:>22.0%}    {real.fired / real.documents:>8.0%}    "
+            f"{real.difference:+.3f} ({real.low:+.3f} to {real.high:+.3f})    "
+            f"{rule.exchanged:+.3f}, p = {rule.p_value:.2f}"
+        )
+
+
+def _events(
+    args: argparse.Namespace, threads: int
+) -> Iterator[Progress | Note | Evaluation | ConfidenceReport]:
     """The work, in the engine thread: the text first, because that is the quicker complaint."""
     from slim.compute import set_threads
     from slim.corpus import read_corpus
@@ -82,7 +151,14 @@ def _events(args: argparse.Namespace, threads: int) -> Iterator[Progress | Note 
     corpus = read_corpus(args.data, split=args.split)
     yield from corpus.notes
     set_threads(threads)
-    model, tokenizer, _ = yield from loading_model(args.model, args.precision)
+    model, tokenizer, metadata = yield from loading_model(args.model, args.precision)
     ids, starts = yield from tokenizer.encode_corpus(corpus.documents)
     documents = [ids[first:last] for first, last in pairwise(starts.tolist())]
+    if args.calibration:
+        from slim.confidence_report import confidence_report
+        from slim.generate import usable_calibration
+
+        calibration = usable_calibration(metadata.get("calibration"))  # type: ignore[arg-type]
+        yield (yield from confidence_report(model, documents, tokenizer.eos_id, calibration))
+        return
     yield (yield from evaluate(model, documents, corpus.n_bytes, tokenizer.eos_id))

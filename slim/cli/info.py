@@ -152,6 +152,6 @@ def calibration_rows(record: object) -> Iterator[tuple[str, str]]:
         f"{held_out.calibrated_ece:.3f} (first choice, {len(held_out.bins)} bins, "
         f"{held_out.judged_tokens:,} tokens)",
     )
-    edges = calibration.relative_bins
-    assert edges is not None
-    yield "usual p", " / ".join(f"{edge:.3f}" for edge in edges) + " (relative shading)"
+    bins = calibration.relative_bins
+    assert bins is not None
+    yield "usual p", " / ".join(f"{edge:.2g}" for edge in bins.edges) + " (relative shading)"

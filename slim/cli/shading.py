@@ -7,11 +7,10 @@ the meaning and one hue helps, so that it reads on dark and light themes, with 1
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from slim.confidence import BINS, bin_of
 from slim.errors import UsageError
-from slim.shades import LEGEND, STOP_LEGEND
+from slim.shades import LEGEND, STOP_LEGEND, Bins
 
 ESCAPE = "\x1b["
 # Steel blue and grey of middle luminance: at least 3:1 on black and on white.
@@ -37,30 +36,29 @@ def _closing(style: str, level: int) -> str:
 
 def shading_of(args: argparse.Namespace, environment: Mapping[str, str]) -> Shading:
     """What the options ask for; UsageError for relative bins that the model file does not have."""
-    edges: Sequence[float] | None = None
+    bins: Bins | None = None
     if args.confidence != "off" and args.bins != "absolute":
         from slim.calibration import Calibration
         from slim.checkpoint import read_metadata
 
         metadata, _ = read_metadata(args.model)
         calibration = Calibration.from_record(metadata.get("calibration"))
-        edges = None if calibration is None else calibration.relative_bins
-        if edges is None and args.bins == "relative":
+        bins = None if calibration is None else calibration.relative_bins
+        if bins is None and args.bins == "relative":
             raise UsageError(
                 f"{args.model} is not calibrated on held-out text, which relative bins need: "
                 "slim calibrate MODEL DATA does it"
             )
-    return Shading(args.confidence, colours_work(environment), edges)
+    return Shading(args.confidence, colours_work(environment), bins)
 
 
 class Shading:
     """Marks one text, piece after piece: style is color (p shades), plain (p brackets) or off."""
 
-    def __init__(self, style: str, colours: bool, edges: Sequence[float] | None = None) -> None:
-        """edges: of p, relative to the model; None: the absolute ones"""
+    def __init__(self, style: str, colours: bool, bins: Bins | None = None) -> None:
+        """bins: of p; None: the absolute ones"""
         self._style = style
-        self._relative = edges is not None
-        self._edges = BINS if edges is None else edges
+        self._bins = Bins() if bins is None else bins
         self._codes = COLOURS if colours else ATTRIBUTES
         self._open = 0  # plain: the bin whose bracket is open
 
@@ -68,7 +66,7 @@ class Shading:
         """`text`, which is already safe for a terminal, with its marks."""
         if self._style == "off" or not text:
             return text
-        level = bin_of(p, self._edges)
+        level = self._bins.of(p)
         if self._style == "plain":
             return self._bracketed(text, level)
         code = self._codes[level]
@@ -83,15 +81,15 @@ class Shading:
         """The sentence that a person needs, and what the marks mean; `stops`: the text may end by itself."""
         if self._style == "off":
             return ""
-        first, *others = (f"{edge:.2g}".replace("0.", ".") for edge in self._edges)
+        first, *others = (f"{edge:.2g}".replace("0.", ".") for edge in self._bins.edges)
         names = (f"p >= {first}", *others, "less")
         # Equal edges leave a bin empty: its mark is shown where it would begin.
         marks = [
-            Shading(self._style, self._codes is COLOURS, edges).mark(name, 0.5)
+            Shading(self._style, self._codes is COLOURS, Bins(edges)).mark(name, 0.5)
             for name, edges in zip(names, _LEVELS, strict=True)
         ]
         closed = [mark + _closing(self._style, level) for level, mark in enumerate(marks)]
-        which = "model p, by what is usual for this model" if self._relative else "model p"
+        which = "model p, by what is usual for this model" if self._bins.relative else "model p"
         return f"{LEGEND}{STOP_LEGEND if stops else ''}\n{which}: {'  '.join(closed)}"
 
     def _bracketed(self, text: str, level: int) -> str:
