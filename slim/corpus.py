@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
+from slim.conversation import ROLE_TOKENS, USER
 from slim.errors import DataError, UsageError
 from slim.events import Note, Progress
 from slim.input_file import HEAD_BYTES, kind_of, open_input, reason
 from slim.records import HEAD_BYTES as TRANSCRIPT_BYTES
-from slim.records import USER, Part, is_transcript, plain_parts, record_parts, transcript_parts
+from slim.records import Part, is_transcript, plain_parts, record_parts, transcript_parts
+from slim.settings import SPLITS
 from slim.text_files import TextFile, find_files
 from slim.text_stream import (
     SEPARATOR,
-    SPLITS,
     Inspect,
     character_end,
     has_mark,
@@ -163,7 +164,9 @@ def survey(
                 end == 0 or next(Source(file, form, rule, end).parts(), None) is None
             ):
                 if form == "records":
-                    raise DataError(f"{file.name}: its first record does not fit into {left:,} bytes")
+                    raise DataError(
+                        f"{file.name}: its first record does not fit into {left:,} bytes"
+                    )
                 end = character_end(file.path, left)
         source = Source(file, form, rule, end)
         before, oddities = register.totals(), _Oddities()
@@ -176,7 +179,7 @@ def survey(
         register.finish_document()
         oddities.check(file.name)
         files_done += oddities.n_bytes
-        if end < file.size:
+        if left is not None and file.size > left:
             told.append(_cut_note(file, before, register.totals(), max_bytes))
         if form != "records":
             told += oddities.notes(file.name)
@@ -246,7 +249,7 @@ def divided_parts(corpus: Corpus, division: Division) -> Iterator[tuple[bool, Pa
                 if 0 < border < len(part.text):
                     yield False, part._replace(text=part.text[:border])
                     part, held_out, is_cut = Part(part.text[border:], opens=True), True, True
-            elif part.role == USER and start >= place and not part.opens:
+            elif part.role == ROLE_TOKENS[USER] and start >= place and not part.opens:
                 part, held_out, is_cut = part._replace(opens=True), True, True
         yield held_out, part
     if number + 1 != corpus.n_documents or n_bytes != corpus.n_bytes:

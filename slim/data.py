@@ -16,11 +16,12 @@ from typing import Protocol
 
 import numpy as np
 
+from slim.conversation import END_TOKEN, ROLE_TOKENS
 from slim.corpus import Corpus, divide, divided_parts
 from slim.errors import DataError
 from slim.events import Note, Progress
 from slim.operating_system import drop_pages
-from slim.records import END, Part
+from slim.records import Part
 
 SHORTEST_SEQ_LEN = 16
 _BATCH_BYTES = 2**23  # text that is encoded at a time
@@ -128,6 +129,7 @@ def prepare(
 ) -> Generator[Progress | Note, None, TokenData]:
     """Encode a corpus: what is to be known and progress as it goes, the data as the generator's return value."""
     store = InMemory() if store is None else store
+    _check_roles(corpus, tokenizer)
     division = divide(corpus, validation_share)
     sides = {
         held_out: _Side(name, tokenizer, store, corpus.is_masked, held_out)
@@ -150,6 +152,23 @@ def prepare(
     return data
 
 
+def encode_corpus(corpus: Corpus, tokenizer: Encoder) -> Generator[Progress, None, HeldOut]:
+    """All documents of a corpus, to be measured on; progress as it goes."""
+    _check_roles(corpus, tokenizer)
+    store = InMemory()
+    side = _Side(HELD_OUT, tokenizer, store, corpus.is_masked, True)
+    done = 0
+    for part in corpus.parts():
+        side.add(part)
+        if side.n_waiting >= _BATCH_BYTES:
+            done += side.n_waiting
+            side.encode()
+            yield Progress("encoding", done, corpus.n_bytes)
+    side.finish()
+    yield Progress("encoding", corpus.n_bytes, corpus.n_bytes)
+    return token_data(store.arrays(), corpus, 0).validation
+
+
 TRAIN, HELD_OUT, DOCUMENTS = "train", "held-out", "held-out.documents"
 COUNTED = ".counted"
 
@@ -164,7 +183,9 @@ def token_data(
     nothing = np.empty(0, np.int32)
     documents = arrays.get(DOCUMENTS, np.empty(0, np.int64)).reshape(-1, 2)
     ids = arrays.get(HELD_OUT, nothing)
-    counted = {name: arrays[name + COUNTED] for name in (TRAIN, HELD_OUT) if name + COUNTED in arrays}
+    counted = {
+        name: arrays[name + COUNTED] for name in (TRAIN, HELD_OUT) if name + COUNTED in arrays
+    }
     return TokenData(
         train=arrays.get(TRAIN, nothing),
         n_train_bytes=n_train_bytes,
@@ -256,8 +277,18 @@ def encode_parts(
     places = (starts + opens)[roles >= 0]
     ids[places] = roles[roles >= 0]
     counted[places] = False
-    ids[stops[ends > 0] - 1] = special[END]
+    ids[stops[ends > 0] - 1] = special[END_TOKEN]
     return ids, counted, starts
+
+
+def _check_roles(corpus: Corpus, tokenizer: Encoder) -> None:
+    """DataError when a vocabulary that was made elsewhere cannot say who speaks."""
+    missing = {*ROLE_TOKENS.values(), END_TOKEN} - set(tokenizer.special_tokens)
+    if corpus.has_roles and missing:
+        raise DataError(
+            f"{corpus.sources[0].file.name}: holds conversations, but the vocabulary of the model has no "
+            f"{', '.join(sorted(missing))}: give it plain text, or --plain with a transcript"
+        )
 
 
 def _cut_note(corpus: Corpus, held_out: int) -> Note:

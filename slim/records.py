@@ -15,16 +15,16 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, NoReturn
 
+from slim.conversation import ASSISTANT, LABELS, ROLE_TOKENS, USER
 from slim.errors import DataError
 from slim.text_stream import PIECE_BYTES, Piece
 
-USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
-ROLES = {"user": USER, "assistant": ASSISTANT, "system": None, "developer": None}
+ROLES = {**ROLE_TOKENS, "system": None, "developer": None}
 LONGEST_RECORD = 2**24  # bytes
 HEAD_BYTES = 2**16  # of a file, in which a transcript shows itself
 
-_LABELS = {b"User:": USER, b"Assistant:": ASSISTANT}
-_LABEL = re.compile(rb"^(?:User|Assistant):", re.MULTILINE)
+_LABELS = {label.encode(): ROLE_TOKENS[role] for role, label in LABELS.items()}
+_LABEL = re.compile(rb"^(?:" + b"|".join(map(re.escape, _LABELS)) + rb")", re.MULTILINE)
 
 
 class Part(NamedTuple):
@@ -56,9 +56,7 @@ def record_parts(name: str, chunks: Iterable[bytes]) -> Iterator[Part]:
             number += 1
             yield from _of_line(name, number, line)
         if len(rest) > LONGEST_RECORD:
-            raise DataError(
-                f"{name}: line {number + 1} has more than {LONGEST_RECORD:,} bytes, which no record may have"
-            )
+            break  # no end of the line is waited for: _of_line refuses it
     yield from _of_line(name, number + 1, rest)
 
 
@@ -68,6 +66,8 @@ def _of_line(name: str, number: int, line: bytes) -> list[Part]:
     if not line or line.isspace():
         return []
     try:
+        if len(line) > LONGEST_RECORD:
+            raise ValueError(f"has more than {LONGEST_RECORD:,} bytes, which no record may have")
         return parts_of_record(_parse(line))
     except ValueError as problem:
         raise DataError(f"{name}: line {number} {problem}") from None
@@ -129,10 +129,10 @@ def _conversation(messages: object) -> list[Part]:
         if role is None:
             waiting += [text] if text else []
             continue
-        if role == USER and waiting:
+        if role == ROLE_TOKENS[USER] and waiting:
             text, waiting = b"\n\n".join([*waiting, text]), []
         parts.append(_turn(role, text, opens=not parts))
-    return parts if any(part.role == ASSISTANT for part in parts) else []
+    return parts if any(part.role == ROLE_TOKENS[ASSISTANT] for part in parts) else []
 
 
 def _content(content: object) -> bytes:
@@ -156,11 +156,13 @@ def _bytes_of(value: object, name: str) -> bytes:
 
 def _refuse_value(name: str, value: object) -> NoReturn:
     kinds = {dict: "a record", list: "a list", bool: "true or false", type(None): "null"}
-    raise ValueError(f"has a {name} that is {kinds.get(type(value), 'a number')}, not a text in quotes")
+    raise ValueError(
+        f"has a {name} that is {kinds.get(type(value), 'a number')}, not a text in quotes"
+    )
 
 
 def _turn(role: str, text: bytes, opens: bool) -> Part:
-    return Part(text, opens, role=role, ends=True, learnt=role == ASSISTANT)
+    return Part(text, opens, role=role, ends=True, learnt=role == ROLE_TOKENS[ASSISTANT])
 
 
 # ---- transcripts -----------------------------------------------------------------------------------------------------
@@ -194,7 +196,9 @@ class _Turns:
     """The turns of one document, which may come in pieces."""
 
     def __init__(self) -> None:
-        self._pending = b""  # begins with a label, or goes on with a turn of which a part was given away
+        self._pending = (
+            b""  # begins with a label, or goes on with a turn of which a part was given away
+        )
         self._opens = True  # the next turn is the first
         self._role: str | None = None  # of the turn of which a part was given away
 
@@ -228,4 +232,4 @@ class _Turns:
     def _part(self, role: str, text: bytes, joined: bool, ends: bool) -> Part:
         opens, self._opens = self._opens, False
         mark = None if joined else role
-        return Part(text.strip(), opens, joined, mark, ends, role == ASSISTANT)
+        return Part(text.strip(), opens, joined, mark, ends, role == ROLE_TOKENS[ASSISTANT])

@@ -55,7 +55,9 @@ def find_files(names: str | Path | Sequence[str | Path]) -> tuple[list[TextFile]
             if skipped:
                 some = ", ".join(sorted(skipped)[:3])
                 notes.append(
-                    Note(f"{text}: other files in it, which are not read: {len(skipped):,} ({some})")
+                    Note(
+                        f"{text}: other files in it, which are not read: {len(skipped):,} ({some})"
+                    )
                 )
         elif _WILD & set(text) and not os.path.lexists(text):
             matches = glob.glob(text, recursive=True)

@@ -16,7 +16,6 @@ from slim.errors import DataError
 from slim.input_file import open_input, reason
 
 SEPARATOR = b"<|endoftext|>"
-SPLITS = ("file", "blank", "line")
 CHUNK_BYTES = 2**22  # read at a time
 PIECE_BYTES = 2**23  # a longer document comes in several pieces
 
@@ -98,7 +97,7 @@ def has_mark(path: str, end: int) -> bool:
     for chunk in read_chunks(path, end):
         if SEPARATOR in tail + chunk:
             return True
-        tail = chunk[-len(SEPARATOR) + 1 :]
+        tail = (tail + chunk)[-len(SEPARATOR) + 1 :]
     return False
 
 

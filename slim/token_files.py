@@ -48,12 +48,11 @@ def load_tokens(
         "dtype": _dtype(tokenizer.vocab_size).str,
     }
     manifest = _read_manifest(folder / MANIFEST)
-    if manifest is not None:
-        if {name: manifest.get(name) for name in made_from} == made_from:
-            problem = yield from _check(folder, manifest, tokenizer.vocab_size)
-            if problem is None:
-                return _opened(folder, manifest, corpus)
-            yield Note(f"{folder}: {problem}: the text is encoded again", "warning")
+    if manifest is not None and {name: manifest.get(name) for name in made_from} == made_from:
+        problem = yield from _check(folder, manifest, tokenizer.vocab_size)
+        if problem is None:
+            return _opened(folder, manifest, corpus)
+        yield Note(f"{folder}: {problem}: the text is encoded again", "warning")
     store = TokenFiles(folder, _dtype(tokenizer.vocab_size))
     try:
         data = yield from prepare(corpus, tokenizer, validation_share, store)
@@ -92,7 +91,7 @@ class TokenFiles:
             if name not in self._files:
                 self._files[name] = (self._folder / name).open("wb", buffering=0)
                 self._digests[name], self._sizes[name] = hashlib.sha256(), 0
-            rest = memoryview(data).cast("B")
+            rest = memoryview(data.data).cast("B")
             self._digests[name].update(rest)
             self._sizes[name] += len(rest)
             while rest:
@@ -148,9 +147,12 @@ def _sizes_of(manifest: Mapping[str, object]) -> dict[str, int] | None:
     files = manifest.get("files")
     if not isinstance(files, dict) or not set(files) <= set(NAMES) or TRAIN not in files:
         return None
-    sizes = {name: one.get("bytes") if isinstance(one, dict) else None for name, one in files.items()}
-    if any(not isinstance(size, int) or size < 0 for size in sizes.values()):
-        return None
+    sizes: dict[str, int] = {}
+    for name, one in files.items():
+        size = one.get("bytes") if isinstance(one, dict) else None
+        if not isinstance(size, int) or size < 0:
+            return None
+        sizes[name] = size
     n_bytes = manifest.get("n_train_bytes")
     return sizes if isinstance(n_bytes, int) and n_bytes >= 0 else None
 

@@ -153,7 +153,9 @@ def build_tokenizer(
 ) -> Generator[Progress, None, Tokenizer]:
     """`train_tokenizer` as a generator: progress as it goes, the tokenizer as its return value.
 
-    documents: read once, and need not be in memory   n_bytes: of all of them. A text with too little that repeats gives fewer tokens. Of more than 32 MB an even sample is read.
+    documents: read once, and need not be in memory   n_bytes: of all of them
+
+    A text with too little that repeats gives fewer tokens. Of more than 32 MB an even sample is read.
     """
     largest = LIMITS["vocab_size"]
     if isinstance(vocab_size, bool) or not FIRST_MERGE_ID <= vocab_size <= largest:

@@ -25,7 +25,8 @@ def learn_vocabulary(
 ) -> Generator[float, None, np.ndarray]:
     """The merges (M, 2) int32 by rank, at most `wanted`; yields the share of the work that is done.
 
-    n_bytes: of all documents   byte_ids (256,) int32: the id of each byte; the first merge makes the id after the largest of them.
+    n_bytes: of all documents
+    byte_ids (256,) int32: the id of each byte; the first merge makes the id after the largest of them.
     """
     table = yield from _count_words(documents, n_bytes)
     words, texts = table.gathered()
