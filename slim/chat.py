@@ -175,6 +175,17 @@ class Chat:
         """Begin anew."""
         self._turns, self._ids, self._left = [], [], 0
 
+    def glue(self, text: str) -> str:
+        """What stands between the text so far and a piece that is added to it: a blank, where words would touch."""
+        before = self._turns[-1].text if self._turns else ""
+        ended = bool(self._ids) and self._ids[-1][-1:] == [self._tokenizer.eos_id]
+        touching = before and not ended and not before[-1].isspace() and text[:1].isalnum()
+        return " " if touching else ""
+
+    def weights_changed(self) -> None:
+        """Read everything anew before the next reply: what the cache holds was computed with other weights."""
+        self._cached = []
+
     def transcript(self) -> str:
         """Everything that was said, as plain text."""
         return format_transcript(Message(turn.role, turn.text) for turn in self._turns)
@@ -205,14 +216,7 @@ class Chat:
     def _ids_of(self, role: str, text: str) -> list[int]:
         if self.roles:
             return message_ids(self._tokenizer, Message(role, text)).tolist()
-        return self._tokenizer.encode(self._glue(text) + text).tolist()
-
-    def _glue(self, text: str) -> str:
-        """What stands between the text so far and a piece that is added to it: a blank, where words would touch."""
-        before = self._turns[-1].text if self._turns else ""
-        ended = bool(self._ids) and self._ids[-1][-1:] == [self._tokenizer.eos_id]
-        touching = before and not ended and not before[-1].isspace() and text[:1].isalnum()
-        return " " if touching else ""
+        return self._tokenizer.encode(self.glue(text) + text).tolist()
 
     def _last_message(self, wish: str) -> int:
         """Which turn is the user's last one."""

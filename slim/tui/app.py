@@ -23,7 +23,9 @@ from slim.operating_system import STOP_SIGNALS
 from slim.run_directory import directory_of
 from slim.safe_text import safe_line
 from slim.tui.catalog import RUN_SUFFIX, looks_like_model, remember
+from slim.tui.chat_screen import ChatScreen
 from slim.tui.dialogs import OpenDialog, QuitDialog, TooSmall
+from slim.tui.generate_screen import GenerateScreen
 from slim.tui.glyphs import ascii_only
 from slim.tui.help import HelpScreen
 from slim.tui.home import HomeScreen
@@ -56,6 +58,8 @@ class SlimApp(App[Outcome]):
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         "home": HomeScreen,
         "train": TrainScreen,
+        "generate": GenerateScreen,
+        "chat": ChatScreen,
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1,question_mark", "help", "Help", key_display="?"),
@@ -191,7 +195,7 @@ class SlimApp(App[Outcome]):
                 self._remember(event.path)
                 self.session_changed.publish(None)
                 self.notify(f"{safe_line(event.name)} is open", markup=False, timeout=3)
-                if "generate" in self.MODES:
+                if self._pages[-1] not in ("generate", "chat"):
                     self._go("generate")
         if job.done:
             self.opening, self._stage = None, ""
@@ -234,7 +238,7 @@ class SlimApp(App[Outcome]):
 
     def action_page(self, page: str) -> None:
         """Go to a screen."""
-        if page in self.MODES and not self.screen.is_modal:
+        if not self.screen.is_modal:
             self._go(page)
 
     def action_back(self) -> None:  # type: ignore[override]

@@ -27,6 +27,7 @@ from textual.strip import Strip
 
 from slim.confidence import typical_p
 from slim.events import TokenGenerated
+from slim.safe_text import safe_text
 from slim.shades import Bins, gauge, relative_bins
 from slim.tui.token_flow import Line, Piece, TokenFlow
 
@@ -169,8 +170,9 @@ class ConfidenceText(ScrollView, can_focus=True):
         self.mode = mode
         self.bins = Bins()
         self.usual_bins: Bins | None = None  # of the model, where its file knows them
-        self._placeholder = placeholder
+        self._placeholder = safe_text(placeholder)
         self._ascii = ascii_only
+        self._wants_absolute = False
         self._writing = False
         self._strips: dict[int, Strip] = {}
         self._palette: Palette | None = None
@@ -181,6 +183,17 @@ class ConfidenceText(ScrollView, can_focus=True):
     def text(self) -> str:
         """All that stands there, as it is copied."""
         return self.flow.text
+
+    @property
+    def placeholder(self) -> str:
+        """What stands there while there is no text."""
+        return self._placeholder
+
+    @placeholder.setter
+    def placeholder(self, text: str) -> None:
+        if text != self._placeholder:
+            self._placeholder = safe_text(text)
+            self.refresh()
 
     @property
     def selected(self) -> TokenGenerated | None:
@@ -227,12 +240,13 @@ class ConfidenceText(ScrollView, can_focus=True):
         self._resized()
 
     def keep(self, first: int, characters: int) -> None:
-        """From piece number `first` on, keep the pieces that so many characters need."""
+        """From piece number `first` on, keep the pieces that so many characters need, and those without any."""
         for number in range(first, len(self.flow.pieces)):
-            if characters <= 0:
+            size = len(self.flow.pieces[number].text)
+            if size and characters <= 0:
                 self.cut(number)
                 return
-            characters -= len(self.flow.pieces[number].text)
+            characters -= size
 
     def forget(self, count: int) -> None:
         """Mark the first `count` pieces as those that the model no longer sees."""
@@ -262,6 +276,11 @@ class ConfidenceText(ScrollView, can_focus=True):
         self.bins = bins
         self._redraw_from(0)
         self.post_message(self.Restyled())
+
+    def know_usual_bins(self, bins: Bins | None) -> None:
+        """The bins of the model's own tokens, None where nobody knows them: shown unless absolute ones are wanted."""
+        self.usual_bins = bins
+        self.set_bins(Bins() if bins is None or self._wants_absolute else bins)
 
     def legend(self) -> Text:
         """What the marks mean, in a line."""
@@ -327,14 +346,17 @@ class ConfidenceText(ScrollView, can_focus=True):
                 style = styles.base + self._style_of(piece, styles)
             else:
                 style = styles.base + styles.number
+            word = len(run.shown) - len(run.shown.lstrip(" "))  # the blank before it is not marked
+            parts = [(run.shown[:word], styles.base), (run.shown[word:], style)]
             if run.piece == self.cursor:
-                style += Style(reverse=True)
-            for start, end, inside in _parts(at, at + len(run.shown), span):
-                shown = run.shown[start - at : end - at]
-                segments.append(
-                    Segment(shown, (style + chosen if inside else style) + _place(start, y))
-                )
-            at += len(run.shown)
+                which = 1 if parts[1][0] else 0
+                parts[which] = (parts[which][0], style + Style(reverse=True))
+            for part, style in parts:
+                for start, end, inside in _parts(at, at + len(part), span):
+                    shown = part[start - at : end - at]
+                    style_there = style + chosen if inside else style
+                    segments.append(Segment(shown, style_there + _place(start, y)))
+                at += len(part)
         cells = GUTTER + sum(run.cells for run in line.runs)
         if self._writing and y == len(self.flow.lines) - 1:
             segments.append(Segment("_" if self._ascii else "▌", styles.base + styles.heading))
@@ -353,7 +375,7 @@ class ConfidenceText(ScrollView, can_focus=True):
         return styles.shades[self.bins.of(piece.token.p)]
 
     def _bar(self, line: Line) -> str:
-        if line.piece < self.forgotten:
+        if (line.runs[0].piece if line.runs else line.piece) < self.forgotten:
             return (":" if self._ascii else "┊").ljust(GUTTER)
         if line.typical is None or self.mode == "off":
             return " " * GUTTER
@@ -478,7 +500,8 @@ class ConfidenceText(ScrollView, can_focus=True):
 
     def action_bins(self) -> None:
         """From absolute bins to this model's own, and back."""
-        if self.bins.relative:
+        self._wants_absolute = self.bins.relative
+        if self._wants_absolute:
             self.set_bins(Bins())
             return
         bins = self.usual_bins or relative_bins(token.p for token in self.flow.tokens)

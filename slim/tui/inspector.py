@@ -75,8 +75,12 @@ class Inspector(Widget, can_focus=True):
             super().__init__()
             self.alternative = alternative
 
-    def __init__(self, *, ascii_only: bool = False, id: str | None = None) -> None:
+    def __init__(
+        self, *, ascii_only: bool = False, branches: bool = True, id: str | None = None
+    ) -> None:
+        """branches: whether a text can go on from an alternative"""
         super().__init__(id=id)
+        self._branches = branches
         self.token: TokenGenerated | None = None
         self.chosen = 0
         self._by_hand = False
@@ -95,7 +99,7 @@ class Inspector(Widget, can_focus=True):
             ids = [one.token_id for one in token.alternatives]
             # The first that is another text than the one that stands there.
             self.chosen = 1 if ids[:1] == [token.token_id] and len(ids) > 1 else 0
-            self.border_title = Text(f"token {token.index + 1:,}")  # type: ignore[assignment]
+            self.border_title = Text(f"token {token.index + 1:,}")
         self.refresh()
 
     # ---- what is drawn -------------------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ class Inspector(Widget, can_focus=True):
             if i + each < len(rows):
                 line = Text.assemble(line, " ", rows[i + each])
             lines.append(line)
-        lines.append(self._others(width // columns))
+        lines.append(self._others((width - columns + 1) // columns))
         out = Text("\n", no_wrap=True).join(lines)
         out.no_wrap = True
         return out
@@ -141,11 +145,12 @@ class Inspector(Widget, can_focus=True):
         one = self.token.alternatives[number]
         drawn = one.token_id == self.token.token_id
         mark = ("*" if self._ascii else "●") if drawn else " "
-        style = Style(bold=drawn)
-        if number == self.chosen and self.has_focus:
-            style += Style(reverse=True)
+        chosen = number == self.chosen and self.has_focus
+        if chosen:
             mark = ">" if self._ascii else "▶"
-        return self._share(f"{mark} {visible(one.text, self._ascii)}", one.p, width, style)
+        style = Style(bold=drawn or chosen)
+        name = f"{mark} {visible(one.text, self._ascii)}"
+        return self._share(name, one.p, width, style, Style(reverse=chosen))
 
     def _others(self, width: int) -> Text:
         """All that is not listed."""
@@ -156,10 +161,13 @@ class Inspector(Widget, can_focus=True):
         name = f"  {count:,} others" if self._vocab_size else "  all others"
         return self._share(name, rest, width, Style(dim=True))
 
-    def _share(self, name: str, share: float, width: int, style: Style) -> Text:
+    def _share(
+        self, name: str, share: float, width: int, style: Style, name_style: Style | None = None
+    ) -> Text:
         name_cells = max(6, min(18, width // 2))
         bar_cells = max(1, width - name_cells - 6)
-        line = Text(set_cell_size(name, name_cells), style)
+        line = Text(style=style)
+        line.append(set_cell_size(name, name_cells), name_style)
         line.append(f" {bar(share, bar_cells, self._ascii)} ", style)
         line.append(f"{probability(share):>4}", style)
         return line
@@ -174,7 +182,7 @@ class Inspector(Widget, can_focus=True):
 
     def action_branch(self) -> None:
         """Ask for the text to go on from the alternative."""
-        if self.token is not None and self.chosen < len(self.token.alternatives):
+        if self._branches and self.token is not None and self.chosen < len(self.token.alternatives):
             self.post_message(self.Branch(self.token.alternatives[self.chosen]))
 
     def on_focus(self) -> None:

@@ -86,7 +86,7 @@ class SettingInput(Input):
         moved = number + direction * setting.step
         moved = int(moved) if setting.read is not float else round(moved, 4)
         try:
-            dataclasses.replace(DEFAULT, **{setting.name: moved})
+            dataclasses.replace(DEFAULT, **{setting.name: moved})  # type: ignore[arg-type]
         except ConfigError:
             return
         if setting.name == "seed" and moved < 0:
@@ -123,7 +123,7 @@ class SamplerSettings(Container):
             field = self.query_one(f"#{setting.name}", SettingInput)
             try:
                 value = setting.read(field.value.strip())
-                config = dataclasses.replace(config, **{setting.name: value})
+                config = dataclasses.replace(config, **{setting.name: value})  # type: ignore[arg-type]
             except (ValueError, OverflowError):
                 error = ConfigError(f"{setting.label}: {setting.tooltip}; but is {field.value!r}")
                 problem = problem or error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slim.calibration import Calibration
 from slim.compute import Engine, engine
 from slim.events import Event, Progress
 from slim.request import Request, RunControl
@@ -37,7 +38,8 @@ class OpenModel:
     @property
     def usual_bins(self) -> Bins | None:
         """Bins of its own tokens, where its file knows them."""
-        return None
+        known = Calibration.from_record(self.metadata.get("calibration"))
+        return None if known is None else known.relative_bins
 
     @property
     def calibration(self) -> dict[str, object] | None:
