@@ -1,7 +1,7 @@
 """The recipe: which model is made of a text, and how it is trained, where nobody said otherwise.
 
-All numbers of that kind are here, or are defaults of ModelConfig and TrainConfig. They are first
-choices; the context and the learning rate come from runs of five minutes on TinyStories, the rest is not tuned yet.
+All numbers of that kind are here, or are defaults of ModelConfig and TrainConfig. The README lists the runs
+that they come from; what it does not list is a first choice.
 
     vocabulary              choose_vocab_size(bytes of the text), in tokenizer.py
     model, pretrain         the defaults of ModelConfig
@@ -24,8 +24,8 @@ from slim.request import Request
 
 SEQ_LEN = 256
 # `train`: the first preset whose text is at least this long, in bytes.
-TRAIN_PRESETS = ((3_000_000, "default"), (300_000, "small"), (0, "tiny"))
-FINETUNE_RATE = 5e-4  # peak learning rate of `finetune`
+TRAIN_PRESETS = ((3_000_000, "default"), (1_200_000, "small"), (0, "tiny"))
+FINETUNE_RATE = 1e-3  # peak learning rate of `finetune`
 PATIENCE = 4  # evaluations without a better loss before `train` and `finetune` stop
 
 EVALUATIONS = 15
