@@ -1,107 +1,201 @@
-"""The text of a corpus: files read as bytes, cut into documents, some of them set apart for validation.
+"""The text of a corpus: files read as bytes, as a stream of documents of which some are set apart for validation.
 
-Where `<|endoftext|>` occurs in a file, documents end there and nowhere else. One line break on either side belongs to
-it: "story\\n<|endoftext|>\\nstory\\n<|endoftext|>\\n" is two documents that do not end in a line break. A file without
-it is one document, or one per paragraph or line when that is asked for. Bytes are kept as they are: what looks odd is
-counted and reported, never mended.
+A corpus is read three times: to look at it, to build a vocabulary, and to encode it. So it may be larger than memory.
+Bytes are kept as they are: what looks odd is counted and reported, never mended.
 """
 
 from __future__ import annotations
 
 import codecs
 import hashlib
-import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slim.errors import DataError, UsageError
-from slim.events import Note
-from slim.input_file import HEAD_BYTES, kind_of, open_input, reason
+import numpy as np
 
-SEPARATOR = b"<|endoftext|>"
-SPLITS = ("file", "blank", "line")
+from slim.conversation import ROLE_TOKENS, USER
+from slim.errors import DataError, UsageError
+from slim.events import Note, Progress
+from slim.input_file import HEAD_BYTES, kind_of, open_input, reason
+from slim.records import HEAD_BYTES as TRANSCRIPT_BYTES
+from slim.records import Part, is_transcript, plain_parts, record_parts, transcript_parts
+from slim.settings import SPLITS
+from slim.text_files import TextFile, find_files
+from slim.text_stream import (
+    SEPARATOR,
+    Inspect,
+    character_end,
+    has_mark,
+    place_to_cut,
+    read_chunks,
+    split_documents,
+    usable_end,
+)
+
 # Latin-1 prose has up to 0.1 of such bytes, random bytes 0.55, UTF-16 half, text in another alphabet's code page 0.5.
 MAX_ODD_SHARE = 0.2
 MAX_VALIDATION_SHARE = 0.2  # of the bytes, unless more is asked for
 
-_CHUNK_BYTES = 2**20
-_BLANK_LINES = re.compile(rb"\r?\n(?:[ \t]*\r?\n)+")
-_BORDERS = {
-    "mark": re.compile(rb"\r?\n?" + re.escape(SEPARATOR)),
-    "blank": _BLANK_LINES,
-    "line": re.compile(rb"\r?\n"),
-}
+_PROGRESS_BYTES = 2**24
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b") | {127})
+_MOST = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of a corpus and how it is read."""
+
+    file: TextFile
+    form: str  # text | transcript | records
+    rule: str  # mark | blank | line: where documents end
+    end: int  # bytes that are used
+
+    def parts(self, inspect: Inspect | None = None) -> Iterator[Part]:
+        """Its documents; `inspect` gets to see all bytes that are read."""
+        chunks = read_chunks(self.file.path, self.end, inspect)
+        if self.form == "records":
+            return record_parts(self.file.name, chunks)
+        pieces = split_documents(chunks, self.rule)
+        return transcript_parts(pieces) if self.form == "transcript" else plain_parts(pieces)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Corpus:
-    """Documents in the order of the files; `digest` names exactly these documents."""
+    """Documents in the order of the files; `digest` names exactly these documents.
 
-    documents: list[bytes]
-    n_bytes: int  # of the documents' text: separators are not counted
+    hashes, sizes (n_documents,) uint32: the first 32 bits of a hash of each, and its bytes of text, at most 2^32 - 1
+    """
+
+    sources: tuple[Source, ...]
+    n_bytes: int  # of the documents' text: neither separators nor what JSON needs are counted
+    n_documents: int
     digest: str  # sha256 in hex
     notes: tuple[Note, ...]
+    has_roles: bool  # there are conversations
+    is_masked: bool  # some of it is only read, not learnt
+    hashes: np.ndarray
+    sizes: np.ndarray
+    longest: tuple[int, int]  # number and bytes of the longest document
+
+    def parts(self) -> Iterator[Part]:
+        """All documents, read from the files."""
+        for source in self.sources:
+            yield from source.parts()
+
+    def texts(self) -> Iterator[bytes]:
+        """All text in stretches: what a vocabulary is built from."""
+        return (part.text for part in self.parts() if part.text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Division:
-    """A corpus divided into text to learn from and text to be measured on."""
+    """Which documents are to be learnt from and which to be measured on.
 
-    train: list[bytes]
-    validation: list[bytes]
-    notes: tuple[Note, ...]
+    held_out (n_documents,) bool
+    cut: number, bytes and place of a document whose end, from a line or turn after that place on, is held out; or None
+    """
+
+    held_out: np.ndarray
+    cut: tuple[int, int, int] | None = None
 
 
 def read_corpus(
-    paths: str | Path | Sequence[str | Path],
+    names: str | Path | Sequence[str | Path],
     *,
     split: str = "file",
     max_bytes: int | None = None,
+    plain: bool = False,
 ) -> Corpus:
-    """Read text files and cut them into documents. DataError names the file and what is wrong with it.
+    """`survey` of the files that are meant by `names`, without its progress."""
+    steps = survey(*find_files(names), split=split, max_bytes=max_bytes, plain=plain)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            corpus: Corpus = stop.value
+            return corpus
+
+
+def survey(
+    files: Sequence[TextFile],
+    notes: Sequence[Note] = (),
+    *,
+    split: str = "file",
+    max_bytes: int | None = None,
+    plain: bool = False,
+) -> Generator[Progress, None, Corpus]:
+    """Read text files once: what is in them, in numbers. DataError names the file and what is wrong with it.
 
     split: "file", "blank" (lines) or "line": where documents end in files without `<|endoftext|>`
     max_bytes: take the whole documents among the first so many bytes; a first document that is longer is cut at a
         character, and nothing after it is read.
+    plain: take a transcript for text like any other
     """
     if split not in SPLITS:
         raise UsageError(f"text is split by {', '.join(SPLITS)}, but not by {split!r}")
     if max_bytes is not None and max_bytes < 1:
         raise UsageError(f"MAX_BYTES must be at least 1, but is {max_bytes}")
-    documents: list[bytes] = []
-    notes: list[Note] = []
+    register = _Register()
+    told, sources = list(notes), []
     left = max_bytes
-    files = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    for path in files:
-        text, size = _read_text(path, left)
-        rule = "mark" if SEPARATOR in text else split
-        if rule != split and split != "file":
-            notes.append(
-                Note(f"{path}: is split at its {SEPARATOR.decode()} marks, not by {split}")
+    total = sum(file.size for file in files)
+    total = total if max_bytes is None else min(total, max_bytes)
+    files_done = reported = 0
+    for file in files:
+        form, rule = _form_of(file, split, plain, left)
+        if rule == "mark" and split != "file" and form != "records":
+            told.append(
+                Note(f"{file.name}: is split at its {SEPARATOR.decode()} marks, not by {split}")
             )
-        if left is None or size <= left:
-            found = _split(text, rule)
-        else:
-            used = text[: _cut(text, rule, left)]
-            found = _split(used, rule)
-            if not found and not documents:
-                first = next(iter(_split(text, rule)), b"")
-                used = first[: _character_border(first, min(left, len(first)))]
-                found = _split(used, "file")
-            text = used
-            notes.append(_cut_note(path, found, size, max_bytes))
-        notes.extend(_inspect(path, text))
-        documents += found
+        if form == "transcript":
+            told.append(
+                Note(
+                    f"{file.name}: is a transcript: what follows User: is read, what follows Assistant: is "
+                    f"learnt (--plain takes it for text like any other)"
+                )
+            )
+        end = file.size
+        if left is not None and file.size > left:
+            end = usable_end(file.path, file.size, rule, left)
+            none_before = register.n_documents == 0
+            if none_before and (
+                end == 0 or next(Source(file, form, rule, end).parts(), None) is None
+            ):
+                if form == "records":
+                    raise DataError(
+                        f"{file.name}: its first record does not fit into {left:,} bytes"
+                    )
+                end = character_end(file.path, left)
+        source = Source(file, form, rule, end)
+        before, oddities = register.totals(), _Oddities()
+        for part in source.parts(oddities.look):
+            register.add(part)
+            read = files_done + oddities.n_bytes
+            if read - reported >= _PROGRESS_BYTES:
+                reported = read
+                yield Progress("reading text", min(read, total), total)
+        register.finish_document()
+        oddities.check(file.name)
+        files_done += oddities.n_bytes
+        if left is not None and file.size > left:
+            told.append(_cut_note(file, before, register.totals(), max_bytes))
+        if form != "records":
+            told += oddities.notes(file.name)
+        sources.append(source)
         if left is not None:
-            left -= size
+            left -= file.size
             if left <= 0:
                 break
-    if not documents:
-        names = ", ".join(map(str, files)) or "nothing"
+    if register.n_documents == 0:
+        names = ", ".join(file.name for file in files) or "nothing"
         raise DataError(f"{names}: holds no text")
-    return Corpus(documents, sum(map(len, documents)), _digest(documents), tuple(notes))
+    if register.n_learnt == 0:
+        names = ", ".join(file.name for file in files)
+        raise DataError(f"{names}: holds no answer of an assistant, so there is nothing to learn")
+    yield Progress("reading text", total, total)
+    return register.corpus(tuple(sources), tuple(told))
 
 
 def divide(corpus: Corpus, share: float) -> Division:
@@ -110,163 +204,223 @@ def divide(corpus: Corpus, share: float) -> Division:
     So the choice does not depend on the order of the documents, and equal documents stay together. Where no document
     is small enough to be given away, the last part of the longest one is: the end of a single text, for example.
     """
-    documents = corpus.documents
+    held_out = np.zeros(corpus.n_documents, np.bool_)
     if share <= 0.0:
-        return Division(list(documents), [], ())
-    groups: dict[int, list[int]] = {}
-    for index, document in enumerate(documents):
-        digest = hashlib.blake2b(document, digest_size=8).digest()
-        groups.setdefault(int.from_bytes(digest, "little"), []).append(index)
+        return Division(held_out)
     most = corpus.n_bytes * max(MAX_VALIDATION_SHARE, min(1.5 * share, 0.75))
-    chosen: set[int] = set()
+    low = np.flatnonzero(corpus.hashes < share * 2.0**32)
+    if 0 < corpus.sizes[low].sum(dtype=np.int64) <= most:
+        held_out[low] = True
+        return Division(held_out)
+    order = np.argsort(corpus.hashes, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(corpus.hashes[order])) + 1)
     taken = 0
-    for number in sorted(groups):
-        if number >= share * 2.0**64 and chosen:
+    for group in groups:
+        if corpus.hashes[group[0]] >= share * 2.0**32 and taken > 0:
             break
-        size = sum(len(documents[index]) for index in groups[number])
+        size = int(corpus.sizes[group].sum(dtype=np.int64))
         if taken + size <= most:
-            chosen.update(groups[number])
+            held_out[group] = True
             taken += size
-    if chosen:
-        train = [document for index, document in enumerate(documents) if index not in chosen]
-        return Division(train, [documents[index] for index in sorted(chosen)], ())
-
-    longest = max(range(len(documents)), key=lambda index: len(documents[index]))
-    document = documents[longest]
-    border = _place_to_cut(document, len(document) - max(1, int(len(document) * share)))
-    if not 0 < border < len(document):
-        return Division(list(documents), [], (Note("the text is too short to be validated on"),))
-    train = [*documents[:longest], document[:border], *documents[longest + 1 :]]
-    words = "the text" if len(documents) == 1 else "the longest document"
-    note = Note(f"the last {100 * (1 - border / len(document)):.2g} % of {words} is for validation")
-    return Division(train, [document[border:]], (note,))
+    if taken > 0:
+        return Division(held_out)
+    number, size = corpus.longest
+    return Division(held_out, (number, size, size - max(1, int(size * share))))
 
 
-def _read_text(path: str | Path, limit: int | None) -> tuple[bytes, int]:
-    """Bytes of a file and its size; with a limit, only so many and enough to see whether a document ends there."""
-    file, size = open_input(path, DataError)
-    with file:
-        try:
-            kind = kind_of(file.read(HEAD_BYTES) or b"")
-            if kind is not None:
-                raise DataError(f"{path}: is {kind}, but plain UTF-8 text is needed")
-            file.seek(0)
-            if limit is None or size <= limit:
-                text = file.readall()
-                return text, len(text)
-            parts, wanted = [], min(size, limit + len(SEPARATOR) + 2)
-            while wanted > 0 and (part := file.read(wanted)):
-                parts.append(part)
-                wanted -= len(part)
-            return b"".join(parts), size
-        except OSError as problem:
-            raise DataError(f"{path}: cannot be read: {reason(problem)}") from problem
+def divided_parts(corpus: Corpus, division: Division) -> Iterator[tuple[bool, Part]]:
+    """All documents, each part with whether it is held out. DataError when the files are no longer what they were."""
+    number, n_bytes = -1, 0
+    cut_number, length, place = (-1, 0, 0) if division.cut is None else division.cut
+    held_out, position, is_cut, is_plain = False, 0, False, True
+    for part in corpus.parts():
+        if part.opens:
+            number += 1
+            position, is_cut = 0, False
+            if number == corpus.n_documents:
+                break
+            held_out = bool(division.held_out[number])
+            is_plain = part.role is None and part.learnt
+        n_bytes += len(part.text)
+        start, position = position, position + len(part.text)
+        if number == cut_number and not is_cut and position > place:
+            if is_plain:
+                border = place_to_cut(part.text, max(0, place - start), length - start)
+                if 0 < border < len(part.text):
+                    yield False, part._replace(text=part.text[:border])
+                    part, held_out, is_cut = Part(part.text[border:], opens=True), True, True
+            elif part.role == ROLE_TOKENS[USER] and start >= place and not part.opens:
+                part, held_out, is_cut = part._replace(opens=True), True, True
+        yield held_out, part
+    if number + 1 != corpus.n_documents or n_bytes != corpus.n_bytes:
+        names = ", ".join(source.file.name for source in corpus.sources[:3])
+        raise DataError(f"{names}: has changed while it was read")
 
 
-def _split(text: bytes, rule: str) -> list[bytes]:
-    """Documents of a text by "mark", "blank", "line" or "file"; white space alone is no document."""
-    if rule == "mark":
-        found = text.split(SEPARATOR)
-        for index, document in enumerate(found):  # a regular expression takes 50 times as long
-            if index > 0:
-                document = document.removeprefix(b"\r\n" if document[:1] == b"\r" else b"\n")
-            if index < len(found) - 1:
-                document = document.removesuffix(b"\n" if document[-2:] != b"\r\n" else b"\r\n")
-            found[index] = document
-    elif rule == "blank":
-        found = [part.strip(b"\r\n") for part in _BLANK_LINES.split(text)]
-    elif rule == "line":
-        found = [line.removesuffix(b"\r") for line in text.split(b"\n")]
-    else:
-        found = [text]
-    return [document for document in found if document and not document.isspace()]
+class _Register:
+    """The numbers of a corpus, document by document."""
+
+    def __init__(self) -> None:
+        self.n_bytes = self.n_documents = self.n_learnt = 0
+        self._longest = (0, 0)
+        self._has_roles = self._is_masked = False
+        self._hashes, self._sizes = array("I"), array("I")
+        self._digest = hashlib.sha256()
+        self._hash: hashlib.blake2b | None = None  # of the document that goes on
+        self._size = 0
+        self._stretch = 0  # bytes since something other than text stood there
+
+    def add(self, part: Part) -> None:
+        """The next part of a document."""
+        text = part.text
+        if part.opens:
+            self.finish_document()
+            self._hash = hashlib.blake2b(text, digest_size=8)
+        elif self._hash is not None:
+            self._hash.update(text)
+        if not part.joined:
+            self._digest.update(b"%d\0%d%d%s\0" % (
+                self._stretch, part.opens, part.learnt, (part.role or "").encode()
+            ))  # fmt: skip
+            self._stretch = 0
+        self._digest.update(text)
+        self._stretch += len(text)
+        self._size += len(text)
+        self.n_bytes += len(text)
+        if part.learnt:
+            self.n_learnt += len(text)
+        else:
+            self._is_masked = True
+        if part.role is not None:
+            self._has_roles = True
+
+    def finish_document(self) -> None:
+        """The document, if there is one, has come to its end."""
+        if self._hash is None:
+            return
+        if self._size > self._longest[1]:
+            self._longest = self.n_documents, self._size
+        self._hashes.append(int.from_bytes(self._hash.digest()[-4:], "little"))
+        self._sizes.append(min(self._size, _MOST))
+        self.n_documents += 1
+        self._hash, self._size = None, 0
+
+    def totals(self) -> tuple[int, int]:
+        """Documents and bytes so far."""
+        return self.n_documents, self.n_bytes
+
+    def corpus(self, sources: tuple[Source, ...], notes: tuple[Note, ...]) -> Corpus:
+        """The corpus that has been read."""
+        self._digest.update(b"%d" % self._stretch)
+        return Corpus(
+            *(sources, self.n_bytes, self.n_documents, self._digest.hexdigest(), notes),
+            *(self._has_roles, self._is_masked),
+            *(np.array(self._hashes, np.uint32), np.array(self._sizes, np.uint32)),
+            self._longest,
+        )
 
 
-def _cut(text: bytes, rule: str, limit: int) -> int:
-    """Behind the last document that ends within the first `limit` bytes of a longer text; 0 if none does."""
-    start, step = limit, 2**14
-    while rule != "file" and start > 0:
-        start, step = max(0, start - step), 4 * step
-        end = 0
-        for border in _BORDERS[rule].finditer(text, start):
-            if border.start() <= limit:
-                end = border.end()
-        if end:
-            return end
-    return 0
+class _Oddities:
+    """What is odd about a text, counted chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.n_bytes = 0
+        self._begins_with_bom = False
+        self._breaks = self._zeros = self._controls = self._invalid = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._tail = b""
+
+    def look(self, chunk: bytes) -> None:
+        """The next bytes of the text."""
+        if self.n_bytes == 0:
+            self._begins_with_bom = chunk.startswith(codecs.BOM_UTF8)
+        self.n_bytes += len(chunk)
+        self._breaks += chunk.count(b"\r\n") + (self._tail[-1:] == b"\r" and chunk[:1] == b"\n")
+        self._zeros += chunk.count(0)
+        self._controls += len(chunk) - len(chunk.translate(None, _CONTROLS))
+        if not (chunk.isascii() and self._tail.isascii()):
+            # A decoder puts U+FFFD for what is not valid; those that the text itself has do not count.
+            mark = "\ufffd".encode()
+            self._invalid -= (self._tail + chunk).count(mark)
+            self._invalid += self._decoder.decode(chunk).count("\ufffd")
+        self._tail = chunk[-2:] if len(chunk) > 1 else (self._tail + chunk)[-2:]
+
+    def check(self, name: str) -> None:
+        """At the end of the text: DataError when so much is odd that it cannot be UTF-8 text."""
+        self._invalid += self._decoder.decode(b"", final=True).count("\ufffd")
+        odd = self._invalid + self._controls
+        if odd > MAX_ODD_SHARE * self.n_bytes:
+            raise DataError(
+                f"{name}: is binary, or text in another encoding: {100 * odd / self.n_bytes:.0f} % of its "
+                f"bytes cannot be UTF-8 text (`iconv -f ENCODING -t utf-8` converts text)"
+            )
+
+    def notes(self, name: str) -> list[Note]:
+        """What should be known of the text."""
+        found = []
+        if self._begins_with_bom:
+            found.append(Note(f"{name}: begins with a byte order mark, which is kept"))
+        if self._breaks:
+            count = f"{self._breaks:,}"
+            found.append(
+                Note(f"{name}: lines that end in CRLF, as in Windows, are kept so: {count}")
+            )
+        if self._zeros:
+            count = f"{self._zeros:,}"
+            found.append(Note(f"{name}: bytes of value zero, which are kept: {count}", "warning"))
+        if self._invalid:
+            count = f"{self._invalid:,}"
+            found.append(
+                Note(f"{name}: places that are not valid UTF-8, which are kept: {count}", "warning")
+            )
+        return found
 
 
-def _place_to_cut(document: bytes, place: int) -> int:
-    """The first start of a line from `place` on, else of a word, else of a character, each not far away."""
-    reach = place + max(200, (len(document) - place) // 4)
-    for border in (b"\n", b" "):
-        found = document.find(border, place, reach)
-        if found >= 0 and document[found + 1 :].strip():
-            return found + 1
-    return _character_border(document, place)
-
-
-def _character_border(text: bytes, place: int) -> int:
-    """The last place up to `place` where a UTF-8 character begins; `place` itself in text that is not UTF-8."""
-    for border in range(place, max(place - 4, 0), -1):
-        if border == len(text) or text[border] & 0xC0 != 0x80:
-            return border
-    return place
-
-
-def _inspect(path: str | Path, text: bytes) -> list[Note]:
-    """What is odd about a text; DataError when so much is that it cannot be UTF-8 text."""
-    invalid = _invalid_places(text)
-    odd = invalid
-    for start in range(0, len(text), _CHUNK_BYTES):
-        chunk = text[start : start + _CHUNK_BYTES]
-        odd += len(chunk) - len(chunk.translate(None, _CONTROLS))
-    if odd > MAX_ODD_SHARE * len(text):
+def _form_of(file: TextFile, split: str, plain: bool, limit: int | None) -> tuple[str, str]:
+    """How a file is read, and where its documents end. DataError when it is no text."""
+    head = _head(file)
+    kind = kind_of(head[:HEAD_BYTES])
+    if kind is not None:
+        raise DataError(f"{file.name}: is {kind}, but plain UTF-8 text is needed")
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if file.name.lower().endswith(".json") and start[:1] == b"[":
         raise DataError(
-            f"{path}: is binary, or text in another encoding: {100 * odd / len(text):.0f} % of its "
-            f"bytes cannot be UTF-8 text (`iconv -f ENCODING -t utf-8` converts text)"
+            f"{file.name}: is one JSON list, but one record per line is needed (`jq -c '.[]'` converts it)"
         )
-    notes = []
-    if text.startswith(codecs.BOM_UTF8):
-        notes.append(Note(f"{path}: begins with a byte order mark, which is kept"))
-    breaks = text.count(b"\r\n")
-    if breaks:
-        notes.append(
-            Note(f"{path}: lines that end in CRLF, as in Windows, are kept so: {breaks:,}")
-        )
-    zeros = text.count(0)
-    if zeros:
-        notes.append(Note(f"{path}: bytes of value zero, which are kept: {zeros:,}", "warning"))
-    if invalid:
-        notes.append(
-            Note(f"{path}: places that are not valid UTF-8, which are kept: {invalid:,}", "warning")
-        )
-    return notes
+    if file.holds_records or _begins_with_record(start):
+        return "records", "line"
+    if split != "file":
+        end = file.size if limit is None else min(file.size, limit + len(SEPARATOR) + 2)
+        marked = has_mark(file.path, end)
+    transcript = not plain and is_transcript(head)
+    return "transcript" if transcript else "text", "mark" if split == "file" or marked else split
 
 
-def _cut_note(path: str | Path, found: list[bytes], size: int, limit: int | None) -> Note:
-    documents = "1 document" if len(found) == 1 else f"{len(found):,} documents"
-    return Note(
-        f"{path}: {sum(map(len, found)):,} of {size:,} bytes are used, in {documents}: "
-        f"MAX_BYTES is {limit:,}"
+def _begins_with_record(start: bytes) -> bool:
+    """Whether a text without a telling name begins with a JSON record of the kinds that are read."""
+    if start[:1] != b"{":
+        return False
+    line = start.partition(b"\n")[0]
+    return any(
+        line[1:].lstrip().startswith(name) for name in (b'"text"', b'"prompt"', b'"messages"')
     )
 
 
-def _invalid_places(text: bytes) -> int:
-    """How many replacement characters a decoder would put in; those that the text itself has do not count."""
-    if text.isascii():
-        return 0
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    count = -text.count("\ufffd".encode())
-    for start in range(0, len(text), _CHUNK_BYTES):
-        chunk = text[start : start + _CHUNK_BYTES]
-        count += decoder.decode(chunk, start + _CHUNK_BYTES >= len(text)).count("\ufffd")
-    return count
+def _head(file: TextFile) -> bytes:
+    opened, _ = open_input(file.path, DataError)
+    with opened:
+        try:
+            return opened.read(TRANSCRIPT_BYTES) or b""
+        except OSError as problem:
+            raise DataError(f"{file.name}: cannot be read: {reason(problem)}") from problem
 
 
-def _digest(documents: list[bytes]) -> str:
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(len(document).to_bytes(8, "little"))
-        digest.update(document)
-    return digest.hexdigest()
+def _cut_note(
+    file: TextFile, before: tuple[int, int], after: tuple[int, int], limit: int | None
+) -> Note:
+    count = after[0] - before[0]
+    documents = "1 document" if count == 1 else f"{count:,} documents"
+    return Note(
+        f"{file.name}: {after[1] - before[1]:,} of {file.size:,} bytes are used, in {documents}: "
+        f"MAX_BYTES is {limit:,}"
+    )

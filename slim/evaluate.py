@@ -55,16 +55,31 @@ class Window:
 
 
 def evaluate(
-    model: Model, documents: Sequence[np.ndarray], n_bytes: int, eos_id: int
+    model: Model,
+    documents: Sequence[np.ndarray],
+    n_bytes: int,
+    eos_id: int,
+    counted: Sequence[np.ndarray | None] | None = None,
 ) -> Generator[Progress, None, Evaluation]:
     """The loss of a model over documents, ids (n,) int32 without eos, whose texts have n_bytes together.
 
+    counted: for each document (n,) bool, which of its ids are measured, whose text then are the n_bytes; None: all
     Progress in tokens as it goes, the result as the generator's return value. DataError when there is nothing to score.
     """
     windows = [
-        window for ids in documents for window in windows_of(ids, model.config.max_seq_len, eos_id)
+        window
+        for number, ids in enumerate(documents)
+        for window in windows_of(ids, model.config.max_seq_len, eos_id, number)
     ]
-    total = sum(window.scored for window in windows)
+
+    def mask_of(window: Window) -> np.ndarray | None:
+        mask = None if counted is None else counted[window.document]
+        return None if mask is None else mask[window.first : window.first + window.scored]
+
+    total = 0
+    for window in windows:
+        mask = mask_of(window)
+        total += window.scored if mask is None else int(np.count_nonzero(mask))
     if total == 0 or n_bytes == 0:
         raise DataError("there is no text to evaluate on")
     windows.sort(key=lambda window: window.ids.size)
@@ -79,9 +94,13 @@ def evaluate(
         for row, window in enumerate(batch):
             n = window.ids.size - 1
             tokens[row, :n] = window.ids[:-1]
-            targets[row, n - window.scored : n] = window.ids[n + 1 - window.scored :]
+            scored = targets[row, n - window.scored : n]
+            scored[:] = window.ids[n + 1 - window.scored :]
+            mask = mask_of(window)
+            if mask is not None:
+                scored[~mask] = -1
+            done += int(np.count_nonzero(scored >= 0))
         nats += float(model.token_losses(workspace, tokens, targets).sum(dtype=np.float64))
-        done += sum(window.scored for window in batch)
         yield Progress("evaluating", done, total)
     return Evaluation(nats, total, n_bytes)
 

@@ -11,6 +11,7 @@ from slim.config import ModelConfig, TrainConfig, as_dict
 from slim.errors import ConfigError, DataError, UsageError
 from slim.request import Request
 from slim.settings import Settings
+from slim.text_files import STDIN
 
 PRECISIONS = ("fp32", "bf16")
 LARGEST_NUMBER = 2**40
@@ -29,6 +30,7 @@ class Plan:
     total_steps: int
     validation_tokens: int  # of the held-out text that an evaluation reads at most
     corpus_digest: str
+    tokenizer_digest: str
 
     def as_record(self) -> dict[str, object]:
         """settings.json; the paths in it are absolute, so that it can be gone on with from anywhere."""
@@ -49,6 +51,7 @@ class Plan:
             "total_steps": self.total_steps,
             "validation_tokens": self.validation_tokens,
             "corpus_sha256": self.corpus_digest,
+            "tokenizer_sha256": self.tokenizer_digest,
         }
 
     @classmethod
@@ -79,6 +82,7 @@ class Plan:
                 total_steps=_whole(record, "total_steps"),
                 validation_tokens=_whole(record, "validation_tokens"),
                 corpus_digest=_text(record, "corpus_sha256"),
+                tokenizer_digest=_text(record, "tokenizer_sha256"),
             )
         except KeyError as problem:
             raise DataError(f"{path}: has no {problem}: start again with --force") from problem
@@ -118,7 +122,7 @@ def _said(value: object) -> str:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).resolve())
+    return path if path == STDIN else str(Path(path).resolve())
 
 
 def _table(record: Mapping[str, object], name: str) -> dict[str, object]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import statistics
 import time
 import traceback
@@ -30,8 +29,8 @@ from slim import checkpoint, recipe
 from slim.atomic_file import check_writable
 from slim.compute import set_threads, usable_cores, warm_up
 from slim.config import ModelConfig, TrainConfig
-from slim.corpus import Corpus, read_corpus
-from slim.data import TokenData, choose_seq_len, prepare
+from slim.corpus import Corpus, survey
+from slim.data import TokenData, choose_seq_len
 from slim.errors import ConfigError, DataError, SlimError, UsageError
 from slim.events import Event, Note, Progress, TrainFinished
 from slim.input_file import HEAD_BYTES
@@ -44,6 +43,8 @@ from slim.plan import Plan, with_threads
 from slim.request import Request, RunControl
 from slim.run_checkpoint import read_last
 from slim.run_directory import RunDirectory, directory_of, read_settings
+from slim.text_files import STDIN, find_files, keep_stdin, stdin_file, total_size
+from slim.token_files import load_tokens, tokenizer_digest
 from slim.tokenizer import LARGEST_VOCAB_SIZE, Tokenizer, build_tokenizer, choose_vocab_size
 from slim.train import Trainer
 from slim.training_run import TrainingRun
@@ -132,13 +133,17 @@ def _begin(
     """The run, its peak memory in bytes and its threads."""
     threads = set_threads(config.threads)
     base = _read_base(request.base) if request.base is not None else None
-    corpus = _read_text(request)
+    if request.data == STDIN:
+        keep_stdin(directory.stdin_text)
+        _check_stop(control)
+    corpus = yield from _told(_read_text(request, directory), control)
     yield from corpus.notes
-    _check_stop(control)
     if base is None:
         asked = request.settings.model.get("vocab_size")
         wanted = asked if isinstance(asked, int) else choose_vocab_size(corpus.n_bytes)
-        tokenizer = yield from _told(build_tokenizer(corpus.documents, wanted), control)
+        yield from _sample_note(corpus.n_bytes)
+        steps = build_tokenizer(corpus.texts(), wanted, corpus.n_bytes)
+        tokenizer = yield from _told(steps, control)
         if isinstance(asked, int) and tokenizer.vocab_size < asked:
             yield Note(
                 f"the text has too little that repeats for {asked:,} tokens: "
@@ -151,11 +156,12 @@ def _begin(
         parameters, tokenizer, history = base
         sizes = parameters.config
     precision = choose_precision(config.precision, sizes)
-    data = yield from _told(prepare(corpus, tokenizer, config.validation_share), control)
-    digest, n_bytes = corpus.digest, corpus.n_bytes
+    tokens = load_tokens(directory.tokens, corpus, tokenizer, config.validation_share)
+    data = yield from _told(tokens, control)
+    digest = corpus.digest
     del corpus
     B, T = recipe.batch_shape(config, _seq_len(config, sizes, data))
-    memory = memory_bytes(sizes, B, T, precision, n_bytes, data)
+    memory = memory_bytes(sizes, B, T, precision)
     check_fits(memory, sizes.n_parameters)
     yield from warm_up(kernels_of(precision, training=True))
     trainer = Trainer(Model(sizes, parameters, precision), data, config, B, T)
@@ -174,6 +180,7 @@ def _begin(
         total_steps=total_steps,
         validation_tokens=recipe.validation_tokens(config.eval_every, trainer.tokens_per_step),
         corpus_digest=digest,
+        tokenizer_digest=tokenizer_digest(tokenizer),
     )
     directory.write_settings(plan.as_record())
     trainer.start_clock(began)
@@ -259,7 +266,12 @@ def _reopen(
             )
         tokenizer = model_tokenizer(file.metadata, sizes, directory.last)
         history = _history_of(file.metadata)[:-1]
-        corpus = _read_text(plan.request)
+        if tokenizer_digest(tokenizer) != plan.tokenizer_digest:
+            raise DataError(
+                f"{directory.last}: has another vocabulary than this run was begun with: put back the file "
+                f"that belongs there to go on; or start again with --force"
+            )
+        corpus = yield from _told(_read_text(plan.request, directory), control)
         if corpus.digest != plan.corpus_digest:
             out, text = plan.request.out, plan.request.data
             raise DataError(
@@ -267,8 +279,9 @@ def _reopen(
                 f"again with --force; or `slim finetune {out} {text} EPOCHS NEW_OUT` to build on what was learnt"
             )
         yield from corpus.notes
-        data = yield from _told(prepare(corpus, tokenizer, plan.config.validation_share), control)
-        memory = memory_bytes(sizes, plan.B, plan.T, plan.precision, corpus.n_bytes, data)
+        tokens = load_tokens(directory.tokens, corpus, tokenizer, plan.config.validation_share)
+        data = yield from _told(tokens, control)
+        memory = memory_bytes(sizes, plan.B, plan.T, plan.precision)
         del corpus
         yield from warm_up(kernels_of(plan.precision, training=True))
         model = Model(sizes, Parameters(sizes), plan.precision)
@@ -284,21 +297,14 @@ def _reopen(
 # ---- both ------------------------------------------------------------------------------------------------------------
 
 
-def memory_bytes(
-    sizes: ModelConfig,
-    B: int,
-    T: int,
-    precision: str,
-    n_bytes: int = 0,
-    data: TokenData | None = None,
-) -> int:
-    """The peak memory of a run: program, weights, gradients, moments, packed copies, activations and text."""
+def memory_bytes(sizes: ModelConfig, B: int, T: int, precision: str) -> int:
+    """The peak memory of a run: program, weights, gradients, moments, packed copies and activations.
+
+    The text is on disk, and little of it in memory at any time.
+    """
     operand = 2 if precision == "bf16" else 4
     total = PROGRAM_BYTES + sizes.n_parameters * (4 * 4 + 2 * operand)
-    total += workspace_bytes(sizes, B, T, True, precision)
-    if data is not None:
-        total += n_bytes + 4 * (data.train.size + data.n_validation_tokens)
-    return total
+    return total + workspace_bytes(sizes, B, T, True, precision)
 
 
 @contextlib.contextmanager
@@ -391,10 +397,9 @@ def _check_sizes(request: Request, config: TrainConfig) -> None:
                 f"finetune keeps the sizes of its base, so {next(iter(asked))} cannot be set"
             )
         return
-    try:
-        n_bytes = os.stat(request.data).st_size
-    except OSError:
-        return  # read_corpus says it better
+    n_bytes = total_size(request.data)
+    if n_bytes is None:
+        return  # what is wrong with it is said when it is read
     vocab_size = asked.get("vocab_size", LARGEST_VOCAB_SIZE)
     sizes = recipe.model_config(request, vocab_size, n_bytes)  # type: ignore[arg-type]
     recipe.check_seq_len(config, sizes)
@@ -404,9 +409,34 @@ def _check_sizes(request: Request, config: TrainConfig) -> None:
     check_fits(needed, sizes.n_parameters)
 
 
-def _read_text(request: Request) -> Corpus:
-    split = request.settings.split or "file"
-    return read_corpus(request.data, split=split, max_bytes=request.max_bytes)
+def _read_text(request: Request, directory: RunDirectory) -> Generator[Progress, None, Corpus]:
+    """The text of a run as it is on disk now."""
+    settings = request.settings
+    files, notes = (
+        ([stdin_file(directory.stdin_text)], [])
+        if request.data == STDIN
+        else find_files(request.data)
+    )
+    return (
+        yield from survey(
+            *(files, notes),
+            split=settings.split or "file",
+            max_bytes=request.max_bytes,
+            plain=settings.plain,
+        )
+    )
+
+
+def _sample_note(n_bytes: int) -> Iterator[Note]:
+    """Said when a vocabulary is built on a part of the text."""
+    from slim.vocabulary import sample_stride
+
+    stride = sample_stride(n_bytes)
+    if stride > 1:
+        yield Note(
+            f"the vocabulary is built on a sample: one of {stride} pieces of the text, "
+            f"{n_bytes / stride / 1e6:,.0f} of {n_bytes / 1e6:,.0f} MB"
+        )
 
 
 def _threads_of(request: Request) -> int | None:

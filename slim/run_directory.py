@@ -6,6 +6,7 @@ metrics.jsonl   one event per line     samples.jsonl   one text per line
 settings.json   what was asked for, and what it was resolved to
 result.json     the last event, once the run has come to its end
 log.txt         notes, warnings, beginnings and ends, with the time of day
+tokens/         the text as ids     stdin.txt   the text, where it came from standard input
 lock            held by the process that trains, with its number
 """
 
@@ -31,6 +32,7 @@ LARGEST_BACKLOG = (
 )  # bytes of lines that a full disk refuses and that are kept to be tried again
 
 SETTINGS, RESULT = "settings.json", "result.json"
+STDIN_TEXT = "stdin.txt"
 JOURNALS = ("metrics.jsonl", "samples.jsonl", "log.txt")
 
 
@@ -54,6 +56,16 @@ class RunDirectory:
     @property
     def last(self) -> Path:
         return self.path / "last"
+
+    @property
+    def tokens(self) -> Path:
+        """The folder of the text as ids; see token_files."""
+        return self.path / "tokens"
+
+    @property
+    def stdin_text(self) -> Path:
+        """What came from standard input, which can be read only once."""
+        return self.path / STDIN_TEXT
 
     @property
     def best(self) -> Path:
@@ -133,8 +145,12 @@ class RunDirectory:
             journal.close()
         if self._created and not (self.last.exists() or (self.path / SETTINGS).exists()):
             with contextlib.suppress(OSError):
-                for name in (*JOURNALS, "lock"):
+                for name in (*JOURNALS, STDIN_TEXT, "lock"):
                     (self.path / name).unlink(missing_ok=True)
+                if self.tokens.exists():
+                    for path in self.tokens.iterdir():
+                        path.unlink()
+                    self.tokens.rmdir()
                 self.path.rmdir()
         os.close(self._lock)
 

@@ -28,7 +28,7 @@ MODEL_KEYS = {item.name: str(item.type) for item in dataclasses.fields(ModelConf
 TRAIN_KEYS = {
     item.name: str(item.type) for item in dataclasses.fields(TrainConfig) if item.name != "epochs"
 }
-RUN_KEYS = {"preset": "str", "split": "str"}
+RUN_KEYS = {"preset": "str", "split": "str", "plain": "bool"}
 GROUPS: dict[str, dict[str, str]] = {"model": MODEL_KEYS, "train": TRAIN_KEYS}
 KEYS: dict[str, str] = {**MODEL_KEYS, **TRAIN_KEYS, **RUN_KEYS}
 
@@ -64,6 +64,11 @@ class Settings:
                 f"{_nearest(str(split), SPLITS)}"
             )
         return str(split)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a transcript is text like any other."""
+        return self.values.get("plain") is True
 
     @property
     def model(self) -> dict[str, object]:

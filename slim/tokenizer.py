@@ -76,19 +76,6 @@ class Tokenizer:
         """All ids one after the other, (n,) int32, and where each document begins, (n_docs + 1,) int64."""
         return _result_of(self._text_encoder().encode(documents))
 
-    def encode_corpus(
-        self, documents: Sequence[bytes]
-    ) -> Generator[Progress, None, tuple[np.ndarray, np.ndarray]]:
-        """`encode_documents` as a generator: progress in bytes as it goes, the result as its return value."""
-        total = sum(map(len, documents))
-        steps = self._text_encoder().encode(documents)
-        while True:
-            try:
-                done = next(steps)
-            except StopIteration as stop:
-                return stop.value
-            yield Progress("encoding", done, total)
-
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that the ids stand for; special tokens stand for none."""
         return b"".join(map(self.token_bytes, np.asarray(ids, np.int64).tolist()))
@@ -158,13 +145,15 @@ class StreamDecoder:
 
 def train_tokenizer(documents: Sequence[bytes], vocab_size: int) -> Tokenizer:
     """Build a vocabulary of at most `vocab_size` tokens from documents: a function of both alone."""
-    return _result_of(build_tokenizer(documents, vocab_size))
+    return _result_of(build_tokenizer(documents, vocab_size, sum(map(len, documents))))
 
 
 def build_tokenizer(
-    documents: Sequence[bytes], vocab_size: int
+    documents: Iterable[bytes], vocab_size: int, n_bytes: int
 ) -> Generator[Progress, None, Tokenizer]:
     """`train_tokenizer` as a generator: progress as it goes, the tokenizer as its return value.
+
+    documents: read once, and need not be in memory   n_bytes: of all of them
 
     A text with too little that repeats gives fewer tokens. Of more than 32 MB an even sample is read.
     """
@@ -176,7 +165,7 @@ def build_tokenizer(
         )
     from slim.vocabulary import learn_vocabulary
 
-    steps = learn_vocabulary(documents, vocab_size - FIRST_MERGE_ID, _byte_ids())
+    steps = learn_vocabulary(documents, n_bytes, vocab_size - FIRST_MERGE_ID, _byte_ids())
     reported = -1
     while True:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ class TrainingRun:
                 resumed=self.resumed,
             )
         )
-        if not self.held_out[0]:
+        if not self.held_out.documents:
             yield from self._note(
                 "no text is held out, so nothing is validated: OUT holds the latest weights, not the best",
                 "warning",
@@ -176,14 +177,16 @@ class TrainingRun:
     def _evaluate(self) -> Iterator[Event]:
         """Validate; better weights become `best` and OUT."""
         standing = self.standing
-        documents, n_bytes = self.held_out
-        if not documents:
+        part = self.held_out
+        if not part.documents:
             standing.evaluated_step = self.step
             yield from self._save_best()
             return
         began = time.monotonic()
         result: Evaluation | None = None
-        steps = evaluate(self.trainer.model, documents, n_bytes, self.tokenizer.eos_id)
+        steps = evaluate(
+            self.trainer.model, part.documents, part.n_bytes, self.tokenizer.eos_id, part.counted
+        )
         while result is None:
             try:
                 progress = next(steps)
@@ -366,11 +369,13 @@ class TrainingRun:
 
     def _metadata(self, calibration: Calibration | None = None) -> dict[str, object]:
         request = self.plan.request
-        run = {
+        run: dict[str, object] = {
             "command": request.command,
             "data": Path(request.data).name,
             "corpus_sha256": self.plan.corpus_digest,
         }
+        if self.trainer.data.has_roles:
+            run["chat"] = True  # see conversation.knows_roles
         entry = history_entry(run, self.standing, self.trainer.model.precision)
         return model_metadata(
             self.trainer.model.config,
@@ -395,24 +400,43 @@ class TrainingRun:
         yield from self._record(Note(text, level))
 
 
-def held_out_part(
-    data: TokenData, tokenizer: Tokenizer, n_tokens: int
-) -> tuple[list[np.ndarray], int]:
-    """Held-out documents, at most n_tokens of them together, and the bytes of their text: evenly taken from all."""
-    documents = list(zip(data.validation, data.validation_bytes, strict=True))
+@dataclass(frozen=True, slots=True)
+class HeldOutPart:
+    """Documents to be measured on, which of their ids are (None: all), and the bytes of the text that is."""
+
+    documents: list[np.ndarray]
+    counted: list[np.ndarray | None]
+    n_bytes: int
+
+
+def held_out_part(data: TokenData, tokenizer: Tokenizer, n_tokens: int) -> HeldOutPart:
+    """Held-out documents, at most n_tokens of them together: evenly taken from all."""
+    held_out = data.validation
     stride = max(1, data.n_validation_tokens // max(1, n_tokens))
-    chosen, n_bytes, left = [], 0, n_tokens
-    for ids, size in documents[::stride]:
-        part = ids[:left]
+    documents: list[np.ndarray] = []
+    masks: list[np.ndarray | None] = []
+    n_bytes, left = 0, n_tokens
+    for number in range(0, len(held_out), stride):
+        ids, counted = held_out[number], held_out.counted_of(number)
+        part, mask = ids[:left], None if counted is None else counted[:left]
+        if mask is not None and not mask.any():
+            continue
         if part.size:
-            chosen.append(part)
-            n_bytes += size if part.size == ids.size else len(tokenizer.decode_bytes(part))
+            documents.append(part)
+            masks.append(mask)
+            whole = part.size == ids.size
+            measured = part if mask is None else part[mask]
+            n_bytes += (
+                int(held_out.n_bytes[number]) if whole else len(tokenizer.decode_bytes(measured))
+            )
             left -= part.size
-    return chosen, n_bytes
+        if left <= 0:
+            break
+    return HeldOutPart(documents, masks, n_bytes)
 
 
 def first_words(data: TokenData, tokenizer: Tokenizer) -> tuple[str, ...]:
     """A prompt of some words that a held-out document begins with, else a known one."""
-    ids = data.validation[0] if data.validation else data.train[1:]
+    ids = data.validation[0] if len(data.validation) else data.train[1:]
     words = tokenizer.decode(ids[:PROMPT_TOKENS]).split()
     return (" ".join(words[: recipe.PROMPT_WORDS]),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 
 import numpy as np
 
@@ -21,13 +21,14 @@ _PAIRS = 2**17
 
 
 def learn_vocabulary(
-    documents: Sequence[bytes], wanted: int, byte_ids: np.ndarray
+    documents: Iterable[bytes], n_bytes: int, wanted: int, byte_ids: np.ndarray
 ) -> Generator[float, None, np.ndarray]:
     """The merges (M, 2) int32 by rank, at most `wanted`; yields the share of the work that is done.
 
+    n_bytes: of all documents
     byte_ids (256,) int32: the id of each byte; the first merge makes the id after the largest of them.
     """
-    table = yield from _count_words(documents)
+    table = yield from _count_words(documents, n_bytes)
     words, texts = table.gathered()
     del table
     first_id = int(byte_ids.max()) + 1
@@ -50,10 +51,14 @@ def learn_vocabulary(
     return merges[: state[bpe_train.N_MERGES]].copy()
 
 
-def _count_words(documents: Sequence[bytes]) -> Generator[float, None, WordTable]:
+def sample_stride(n_bytes: int) -> int:
+    """Of so much text every how many-th piece is read; 1: all of it."""
+    return max(1, -(-n_bytes // SAMPLE_BYTES))
+
+
+def _count_words(documents: Iterable[bytes], n_bytes: int) -> Generator[float, None, WordTable]:
     """All words with their counts; yields up to 0.5 of the work."""
-    n_bytes = sum(map(len, documents))
-    stride = max(1, -(-n_bytes // SAMPLE_BYTES))
+    stride = sample_stride(n_bytes)
     table = WordTable(workers_for(n_bytes))
     counted = 0
     for batch in batches(documents if stride == 1 else _sample(documents, stride)):
@@ -64,7 +69,7 @@ def _count_words(documents: Sequence[bytes]) -> Generator[float, None, WordTable
     return table
 
 
-def _sample(documents: Sequence[bytes], stride: int) -> Iterator[bytes]:
+def _sample(documents: Iterable[bytes], stride: int) -> Iterator[bytes]:
     """Every stride-th piece of a corpus: a document, or a megabyte of a longer one."""
     number = 0
     for document in documents:

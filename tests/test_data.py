@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import slim.data as data_module
 from slim.corpus import Corpus, read_corpus
 from slim.data import (
     TokenData,
     batch,
     choose_seq_len,
-    encode_documents,
-    pack,
+    encode_corpus,
+    encode_parts,
     prepare,
     shuffled,
     steps_per_epoch,
@@ -22,6 +24,8 @@ from slim.data import (
 )
 from slim.errors import DataError
 from slim.events import Progress
+from slim.records import Part
+from slim.tokenizer import SPECIAL_TOKENS
 
 
 class ByteTokenizer:
@@ -29,9 +33,13 @@ class ByteTokenizer:
 
     eos_id = 0
 
-    def encode(self, text: str | bytes) -> np.ndarray:
-        data = text.encode() if isinstance(text, str) else text
-        return np.frombuffer(data, np.uint8).astype(np.int32) + 4
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(SPECIAL_TOKENS)}
+
+    def encode_documents(self, documents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.frombuffer(b"".join(documents), np.uint8).astype(np.int32) + 4
+        return ids, np.cumsum([0, *map(len, documents)])
 
 
 def finished(generator):  # type: ignore[no-untyped-def]
@@ -44,8 +52,16 @@ def finished(generator):  # type: ignore[no-untyped-def]
             return events, end.value
 
 
-def of(documents: list[bytes]) -> Corpus:
-    return Corpus(documents, sum(map(len, documents)), "", ())
+@pytest.fixture
+def of(tmp_path: Path) -> Callable[[list[bytes]], Corpus]:
+    """A corpus of documents, in a file."""
+
+    def make(documents: list[bytes]) -> Corpus:
+        path = tmp_path / "text.txt"
+        path.write_bytes(b"".join(document + b"\n<|endoftext|>\n" for document in documents))
+        return read_corpus(path)
+
+    return make
 
 
 def numbered(n: int) -> TokenData:
@@ -55,7 +71,7 @@ def numbered(n: int) -> TokenData:
 # Encoding
 
 
-def test_documents_are_packed_behind_eos() -> None:
+def test_documents_are_packed_behind_eos(of) -> None:  # type: ignore[no-untyped-def]
     documents = [b"story %d. " % index * 9 for index in range(200)]
     events, data = finished(prepare(of(documents), ByteTokenizer()))
     assert data.train.dtype == np.int32 and data.train.ndim == 1 and data.train[0] == 0
@@ -65,24 +81,53 @@ def test_documents_are_packed_behind_eos() -> None:
     assert sorted(train + validation) == sorted(documents)
     assert 0 < len(validation) < 30
     assert data.n_train_bytes == sum(map(len, train))
-    assert data.validation_bytes == tuple(map(len, validation))
-    assert data.n_validation_tokens == sum(data.validation_bytes)
+    assert data.validation.n_bytes.tolist() == list(map(len, validation))
+    assert data.n_validation_tokens == sum(map(len, validation))
     assert data.bytes_per_token == pytest.approx(90 / 91, rel=0.02)
     assert events[-1] == Progress("encoding", sum(map(len, documents)), sum(map(len, documents)))
 
 
-def test_progress_goes_up_to_the_end() -> None:
+def test_progress_goes_up_to_the_end(of, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(data_module, "_BATCH_BYTES", 500_000)
     documents = [b"%d " % index * 40_000 for index in range(60)]
     events, _ = finished(prepare(of(documents), ByteTokenizer()))
     done = [event.done for event in events]
     assert len(done) > 5 and done == sorted(set(done)) and done[-1] == events[0].total
-    events, encoded = finished(encode_documents(documents, ByteTokenizer()))
+    events, encoded = finished(encode_corpus(of(documents), ByteTokenizer()))
     assert events[-1].done == events[-1].total and len(encoded) == 60
+    assert [(ids - 4).astype(np.uint8).tobytes() for ids in encoded] == documents
 
 
-def test_pack() -> None:
-    documents = [np.array([5, 6], np.int32), np.empty(0, np.int32), np.array([7], np.int32)]
-    assert pack(documents, 0).tolist() == [0, 5, 6, 0, 0, 7]
+def test_batches_of_text_change_nothing(of, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    documents = [b"%d " % index * (index % 7 + 1) for index in range(500)]
+    corpus = of(documents)
+    _, whole = finished(prepare(corpus, ByteTokenizer()))
+    monkeypatch.setattr(data_module, "_BATCH_BYTES", 100)
+    _, parts = finished(prepare(corpus, ByteTokenizer()))
+    np.testing.assert_array_equal(whole.train, parts.train)
+    np.testing.assert_array_equal(whole.validation.ids, parts.validation.ids)
+    np.testing.assert_array_equal(whole.validation.starts, parts.validation.starts)
+    np.testing.assert_array_equal(whole.validation.n_bytes, parts.validation.n_bytes)
+
+
+def test_parts_become_ids_and_a_mask() -> None:
+    eos, user, assistant, end = range(4)
+    parts = [
+        Part(b"hi", opens=True, role="<|user|>", ends=True, learnt=False),
+        Part(b"yo", role="<|assistant|>", ends=True),
+        Part(b"A", opens=True, learnt=False),
+        Part(b"B"),
+        Part(b"", joined=True, ends=True),
+        Part(b"C", opens=True),
+    ]
+    ids, counted, starts = encode_parts(parts, ByteTokenizer())
+    a, b, c, h, i, o, y = (ord(letter) + 4 for letter in "ABChioy")
+    expected = [
+        *[(eos, 1), (user, 0), (h, 0), (i, 0), (end, 0), (assistant, 0), (y, 1), (o, 1), (end, 1)],
+        *[(eos, 1), (a, 0), (b, 1), (end, 1), (eos, 1), (c, 1)],
+    ]
+    assert list(zip(ids.tolist(), counted.astype(int).tolist(), strict=True)) == expected
+    assert starts.tolist() == [0, 5, 9, 11, 12, 13] and ids.dtype == np.int32
 
 
 # Sequence length
@@ -213,6 +258,6 @@ def test_shuffled_looks_random() -> None:
 def test_the_demo_text() -> None:
     corpus = read_corpus(Path(__file__).parent.parent / "demo" / "stories.txt")
     _, data = finished(prepare(corpus, ByteTokenizer()))
-    assert corpus.notes == () and len(corpus.documents) == 1560
+    assert corpus.notes == () and corpus.n_documents == 1560
     assert data.train.size == data.n_train_bytes + 1560 - len(data.validation)
-    assert 0.03 < sum(data.validation_bytes) / corpus.n_bytes < 0.07
+    assert 0.03 < data.validation.n_bytes.sum() / corpus.n_bytes < 0.07

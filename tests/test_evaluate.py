@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +107,28 @@ def test_nothing_to_evaluate(model: Model) -> None:
     for texts in ([], [np.empty(0, np.int32)]):
         with pytest.raises(DataError, match="no text to evaluate"):
             run(model, texts)
+
+
+def test_only_what_counts_is_measured(tiny_model: Path) -> None:
+    """With a mask the loss is the sum over the ids that count, however the windows fall."""
+    from slim.model_file import load_model
+
+    model, tokenizer, _ = load_model(tiny_model)
+    rng = np.random.default_rng(2)
+    documents = [rng.integers(4, 260, size).astype(np.int32) for size in (5, 64, 150, 300)]
+    masks = [rng.random(ids.size) < 0.3 for ids in documents]
+    masks[0] = np.zeros(5, np.bool_)
+
+    def loss(counted):  # type: ignore[no-untyped-def]
+        steps = evaluate(model, documents, 1000, tokenizer.eos_id, counted)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                return stop.value
+
+    some, others, whole = loss(masks), loss([~mask for mask in masks]), loss(None)
+    assert some.tokens == sum(mask.sum() for mask in masks)
+    assert some.tokens + others.tokens == whole.tokens == sum(ids.size for ids in documents)
+    assert some.nats + others.nats == pytest.approx(whole.nats, rel=1e-5)
+    assert some.nats_per_token != pytest.approx(whole.nats_per_token, rel=1e-4)

@@ -32,9 +32,9 @@ FLOORS = [
     {"reliability"},
     {"scoring"},
     {"evaluate", "formats", "model_file"},
-    {"model", "parameters", "optim", "data", "corpus", "kv_cache", "decoding"},
+    {"model", "parameters", "optim", "data", "corpus", "token_files", "kv_cache", "decoding"},
     {"checkpoint", "run_directory"},
-    {"conversation"},
+    {"conversation", "records"},
     {"tokenizer", "text_encoder", "vocabulary", "word_table", "sampling", "calibration", "shades"},
     {"confidence"},
     {"compute"},
@@ -42,7 +42,7 @@ FLOORS = [
     {
         *("config", "settings", "events", "errors", "request", "recipe", "memory"),
         *("safe_text", "demo_text", "demo_recipe", "input_file", "atomic_file", "operating_system"),
-        *("run_state", "wording"),
+        *("run_state", "wording", "text_stream", "text_files"),
     },
 ]
 # Programs of their own, which `slim bench --against` starts in another process: they measure other people's libraries,

@@ -142,7 +142,7 @@ def test_a_run_from_text_to_model(corpus: Path) -> None:
     assert metadata["calibration"] is not None
     directory = Path(f"{out}.run")
     names = {"last", "best", "metrics.jsonl", "samples.jsonl", "settings.json", "result.json"}
-    assert {path.name for path in directory.iterdir()} == names | {"lock", "log.txt"}
+    assert {path.name for path in directory.iterdir()} == names | {"lock", "log.txt", "tokens"}
     assert directory.joinpath("best").read_bytes() == out.read_bytes()
     samples = directory.joinpath("samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in samples] == [0, 8, 16, 24]

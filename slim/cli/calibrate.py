@@ -8,7 +8,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from slim.cli.training import optional_count
@@ -96,10 +95,12 @@ def _events(
     from slim.calibrate import SAMPLES, calibrate
     from slim.calibration import Calibration
     from slim.compute import set_threads
-    from slim.corpus import read_corpus
+    from slim.corpus import survey
+    from slim.data import encode_corpus
     from slim.model_file import OPTIMIZER_PREFIX, loading_model, save_model
+    from slim.text_files import find_files
 
-    corpus = read_corpus(args.data, split=args.split)
+    corpus = yield from survey(*find_files(args.data), split=args.split)
     yield from corpus.notes
     set_threads(threads)
     _, shapes = checkpoint.read_metadata(args.model)
@@ -108,10 +109,9 @@ def _events(
             f"{args.model}: is a checkpoint of a run, which a calibration would spoil: calibrate the result"
         )
     model, tokenizer, metadata = yield from loading_model(args.model, args.precision)
-    ids, starts = yield from tokenizer.encode_corpus(corpus.documents)
-    documents = [ids[first:last] for first, last in pairwise(starts.tolist())]
+    documents = yield from encode_corpus(corpus, tokenizer)
     steps = calibrate(
-        *(model, tokenizer, documents),
+        *(model, tokenizer, list(documents)),
         samples=SAMPLES if samples is None else samples,
         seconds=args.seconds,
         seed=args.seed,

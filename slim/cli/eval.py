@@ -7,10 +7,9 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from slim.cli.training import optional_count
+from slim.cli.training import DATA_HELP, optional_count
 from slim.config import PRECISIONS
 from slim.errors import ModelFileError
 from slim.settings import SPLITS
@@ -31,12 +30,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "context the window slides by half a context.",
     )
     parser.add_argument("model", metavar="MODEL", help="a model file")
-    parser.add_argument("data", metavar="DATA", help="a text file, UTF-8")
+    parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     parser.add_argument(
         "--split",
         choices=SPLITS,
         default="file",
         help="where a file without <|endoftext|> is cut into documents (default: file, not at all)",
+    )
+    parser.add_argument(
+        "--plain", action="store_true", help="User: and Assistant: are text like any other"
     )
     parser.add_argument(
         "--precision",
@@ -144,21 +146,25 @@ def _events(
 ) -> Iterator[Progress | Note | Evaluation | ConfidenceReport]:
     """The work, in the engine thread: the text first, because that is the quicker complaint."""
     from slim.compute import set_threads
-    from slim.corpus import read_corpus
+    from slim.corpus import survey
+    from slim.data import encode_corpus
     from slim.evaluate import evaluate
     from slim.model_file import loading_model
+    from slim.text_files import named_files
 
-    corpus = read_corpus(args.data, split=args.split)
-    yield from corpus.notes
-    set_threads(threads)
-    model, tokenizer, metadata = yield from loading_model(args.model, args.precision)
-    ids, starts = yield from tokenizer.encode_corpus(corpus.documents)
-    documents = [ids[first:last] for first, last in pairwise(starts.tolist())]
+    with named_files(args.data) as (files, notes):
+        corpus = yield from survey(files, notes, split=args.split, plain=args.plain)
+        yield from corpus.notes
+        set_threads(threads)
+        model, tokenizer, metadata = yield from loading_model(args.model, args.precision)
+        documents = yield from encode_corpus(corpus, tokenizer)
     if args.calibration:
         from slim.confidence_report import confidence_report
         from slim.generate import usable_calibration
 
         calibration = usable_calibration(metadata.get("calibration"))  # type: ignore[arg-type]
-        yield (yield from confidence_report(model, documents, tokenizer.eos_id, calibration))
+        yield (yield from confidence_report(model, list(documents), tokenizer.eos_id, calibration))
         return
-    yield (yield from evaluate(model, documents, corpus.n_bytes, tokenizer.eos_id))
+    counted = [documents.counted_of(i) for i in range(len(documents))]
+    n_bytes = int(documents.n_bytes.sum())
+    yield (yield from evaluate(model, documents, n_bytes, tokenizer.eos_id, counted))

@@ -7,6 +7,7 @@ import re
 from fractions import Fraction
 
 from slim.cli.training import (
+    DATA_HELP,
     LARGEST_COUNT,
     Request,
     add_run_options,
@@ -31,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "OUT appears at the first validation and always holds the best model so far; OUT.run/ holds "
         "what is needed to go on.",
     )
-    parser.add_argument("corpus", metavar="CORPUS", help="a text file, UTF-8")
+    parser.add_argument("corpus", metavar="CORPUS", help=DATA_HELP)
     parser.add_argument("epochs", metavar="EPOCHS", help="how often the text is read; 0.5 is half")
     parser.add_argument("out", metavar="OUT", help="the model file to write")
     parser.add_argument(

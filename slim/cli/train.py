@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from slim.cli.training import Request, add_run_options, positive_number, run_request, settings_of
+from slim.cli.training import (
+    DATA_HELP,
+    Request,
+    add_run_options,
+    positive_number,
+    run_request,
+    settings_of,
+)
 
 ORDER = "slim train DATA EPOCHS OUT"
 
@@ -17,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Train a model whose vocabulary and sizes fit DATA, EPOCHS times through at most: "
         "it stops when the held-out text no longer gains, and OUT holds the best.",
     )
-    parser.add_argument("data", metavar="DATA", help="a text file, UTF-8")
+    parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     parser.add_argument("epochs", metavar="EPOCHS", help="how often the text is read at most")
     parser.add_argument("out", metavar="OUT", help="the model file to write")
     add_run_options(parser, sizes=True)

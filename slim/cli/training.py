@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from slim.events import Event, TrainFinished
 
 LARGEST_COUNT = 2**40
+DATA_HELP = (
+    "UTF-8 text: a file, a folder, a quoted pattern or - for stdin; .txt, .jsonl or a transcript"
+)
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
@@ -47,6 +50,12 @@ def add_run_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
         metavar="|".join(SPLITS),
         help="where a file without <|endoftext|> is cut into documents (default: file, not at all)",
     )
+    recipe.add_argument(
+        "--plain",
+        action="store_true",
+        default=None,
+        help="User: and Assistant: are text like any other, not a conversation whose answers are learnt",
+    )
     recipe.add_argument("--config", metavar="FILE", help="a TOML file of settings")
     recipe.add_argument(
         "--set",
@@ -74,6 +83,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that options, `--set` and `--config` add up to."""
     flags: dict[str, object] = {
         "split": args.split,
+        "plain": args.plain,
         "precision": args.precision,
         "preset": getattr(args, "preset", None),
         "minutes": optional_number("--minutes", args.minutes),
