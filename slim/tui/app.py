@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -356,9 +357,9 @@ class SlimApp(App[Outcome]):
                 lambda action=binding.action: self.call_next(self.run_action, action, screen),
             )
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
         """Below the least size there is one sentence instead of ruins."""
-        small = self.size.width < LEAST_WIDTH or self.size.height < LEAST_HEIGHT
+        small = event.size.width < LEAST_WIDTH or event.size.height < LEAST_HEIGHT
         shown = isinstance(self.screen, TooSmall)
         if small and not shown:
             self.push_screen(TooSmall(LEAST_WIDTH, LEAST_HEIGHT))

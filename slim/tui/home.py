@@ -34,14 +34,8 @@ LOGO = """\
  ███████ ███████ ██ ██      ██"""
 ASCII_LOGO = LOGO.replace("█", "#")
 MOTTO = "Train and run small language models on this computer, offline."
-COLUMNS = (
-    ("name", 24),
-    ("state", 22),
-    ("bits/byte", 9),
-    ("parameters", 10),
-    ("size", 7),
-    ("age", 6),
-)
+COLUMNS = (("state", 20), ("bits/byte", 9), ("weights", 7), ("size", 6), ("age", 6))
+LEAST_NAME = 17
 STATE_WORDS = {"model": "model", "finished": "trained"}
 MARKS = {
     "training": ("●", "*"), "stopped": ("◐", "o"), "finished": ("✓", "+"),
@@ -76,7 +70,8 @@ class HomeScreen(Screen[None]):
     HomeScreen #logo { color: $primary; margin: 1 0 0 2; height: 5; }
     HomeScreen #motto { color: $foreground 70%; margin: 0 0 0 3; height: 1; }
     HomeScreen #next { margin: 1 3 1 3; height: auto; }
-    HomeScreen EntryTable { margin: 0 2; height: 1fr; background: $background; scrollbar-size-vertical: 1; }
+    HomeScreen EntryTable { margin: 0 1 0 2; height: 1fr; background: $background; }
+    HomeScreen EntryTable { overflow-x: hidden; scrollbar-size-vertical: 1; }
     HomeScreen EntryTable > .datatable--header { background: $background; color: $secondary; text-style: none; }
     HomeScreen EntryTable > .datatable--cursor { background: $panel; color: $foreground; }
     HomeScreen #detail { margin: 0 3; height: auto; max-height: 2; color: $foreground 70%; }
@@ -89,6 +84,7 @@ class HomeScreen(Screen[None]):
         self._job: Job[list[Entry]] | None = None
         self._looked = 0.0
         self._entries: list[Entry] | None = None
+        self._name_width = LEAST_NAME
 
     @property
     def slim_app(self) -> SlimApp:
@@ -112,14 +108,26 @@ class HomeScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """The columns, and the first look."""
-        for name, width in COLUMNS:
-            self.table.add_column(name, width=width, key=name)
+        self._make_columns()
         self.slim_app.ticked.subscribe(self, lambda _: self._tick(), immediate=True)
         self._look()
 
     def on_screen_resume(self) -> None:
         """What there is may have changed meanwhile."""
         self._look()
+
+    def on_resize(self) -> None:
+        """Names get the room that is left."""
+        self._make_columns()
+        if self._entries is not None:
+            self._show(self._entries)
+
+    def _make_columns(self) -> None:
+        taken = sum(width + 2 for _, width in COLUMNS) + 2
+        self._name_width = max(self.size.width - taken - 3, LEAST_NAME)
+        self.table.clear(columns=True)
+        for name, width in (("name", self._name_width), *COLUMNS):
+            self.table.add_column(name, width=width, key=name)
 
     # ---- the list --------------------------------------------------------------------------------------------------
 
@@ -163,10 +171,10 @@ class HomeScreen(Screen[None]):
             words = entry.detail.replace(" of ", "/") or words
         bits = f"{entry.bits_per_byte:9.3f}" if entry.bits_per_byte is not None else ""
         return [
-            Content(shortened(safe_line(entry.out.name), 24)),
+            Content(shortened(safe_line(entry.out.name), self._name_width)),
             Content.assemble((f"{mark} ", color), safe_line(words)),
             Content(bits),
-            Content(f"{millions(entry.n_parameters):>10}" if entry.n_parameters else ""),
+            Content(f"{millions(entry.n_parameters):>7}" if entry.n_parameters else ""),
             Content(mega(entry.size_bytes) if entry.size_bytes else ""),
             Content(age(time.time() - entry.changed)),
         ]
@@ -205,6 +213,7 @@ class HomeScreen(Screen[None]):
             where = safe_line(str(entry.out.parent))
             detail = safe_line(entry.detail) if entry.state == "unreadable" else f"in {where}"
         self.query_one("#next", Static).update(words)
+        self.refresh_bindings()
         self.query_one("#detail", Static).update(Content(detail))
 
     @staticmethod
@@ -214,6 +223,17 @@ class HomeScreen(Screen[None]):
         if entry.has_model:
             return "writes with it"
         return "shows its run" if entry.has_run else "tries to open it"
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that make no sense for the selected entry are not offered."""
+        entry = self.selected
+        if action == "resume":
+            return entry is not None and entry.state == "stopped"
+        if action == "watch":
+            return entry is not None and entry.has_run
+        if action == "finetune":
+            return entry is not None and entry.has_model
+        return True
 
     # ---- keys ------------------------------------------------------------------------------------------------------
 
@@ -254,17 +274,15 @@ class HomeScreen(Screen[None]):
     def action_watch(self) -> None:
         """The run of the selected entry."""
         entry = self.selected
-        if entry is not None and entry.has_run:
+        if entry is not None:
             self.slim_app.watch_runs([directory_of(entry.out)])
-        elif entry is not None:
-            self.notify("this model has no run directory beside it", timeout=3)
 
     def action_resume(self) -> None:
         """Go on with the run of the selected entry."""
         entry, app = self.selected, self.slim_app
-        if entry is None or entry.state != "stopped":
-            self.notify("only a run that was stopped can go on", timeout=3)
-        elif app.session.training:
+        if entry is None:
+            return
+        if app.session.training:
             self.notify("one run at a time trains in this window", severity="warning")
         else:
             app.began(app.session.resume(str(entry.out)))

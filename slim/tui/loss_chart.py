@@ -26,6 +26,7 @@ SHOWN = ("both", "smoothed", "every step")
 LEAST_STEPS = 8.0  # of a window: closer there is nothing to see
 OPENING_SHARE = 0.03  # of the run, whose losses may lie above the chart
 MARGIN = 0.04  # of the range of values, above and below
+WIDE = 86  # cells in which the legend is whole
 RUN_COLORS = ("line", "second", "third", "fourth")
 
 
@@ -142,6 +143,8 @@ class LossChart(Widget, can_focus=True):
             return
         _, highest = self._all_steps()
         end = min(highest, max(run.last_step for run in self.runs))
+        if end < 1:
+            return
         at = end if self.crosshair is None else self.crosshair
         step = at + columns * max(1.0, (last - first) / width)
         self.crosshair = round(min(max(step, 1.0), end))
@@ -350,8 +353,11 @@ class LossChart(Widget, can_focus=True):
         width = self.size.width
         plain = self.glyphs is ASCII
         dash, dots, gem = ("-", ":", "B") if plain else ("━", "┅", "◆")
-        parts: list[tuple[str, Style]] = []
         label = self._style("label")
+        notes = ["log"] if self.log_scale else []
+        if self.window is not None:
+            notes.append("zoomed")
+        parts: list[tuple[str, Style]] = [(f"{name}  ", label) for name in notes]
         if len(self.runs) > 1:
             for number, run in enumerate(self.runs):
                 style = self._style(RUN_COLORS[number % len(RUN_COLORS)])
@@ -382,15 +388,9 @@ class LossChart(Widget, can_focus=True):
             if best is not None and reading is None:
                 parts += [
                     (f"{gem} ", self._style("best")),
-                    (f"best {best.loss:.3f} ({best.bits_per_byte:.3f} bits/byte)  ", base),
+                    (f"best {best.loss:.3f}", base),
+                    (f" ({best.bits_per_byte:.3f} bits/byte)" if width >= WIDE else "", base),
                 ]
-        notes = []
-        if self.log_scale:
-            notes.append("log")
-        if self.window is not None:
-            notes.append("zoomed, 0 resets")
-        if notes:
-            parts.append((", ".join(notes), label))
         return Strip([Segment(" ", base), *(Segment(*part) for part in parts)]).adjust_cell_length(
             width, base
         )

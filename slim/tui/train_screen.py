@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import ContentSwitcher, Footer, RichLog, Static
+from textual.widgets import ContentSwitcher, Footer, Input, RichLog, Static
 
 from slim.errors import DivergedError, SaveError, SlimError
 from slim.run_directory import directory_of
@@ -59,6 +59,7 @@ class TrainScreen(Screen[None]):
         Binding("0", "reset", "Reset", show=False, tooltip="the whole run, no crosshair"),
         Binding("g", "glyphs", "Glyphs", show=False, tooltip="braille, blocks or ASCII"),
         Binding("c", "confidence", "Confidence", show=False, tooltip="shade by confidence: off, underline, shade, numbers"),
+        Binding("escape", "leave", "Back", show=False),
         Binding("left_square_bracket", "sample(-1)", "Samples", show=False, tooltip="an earlier sample to compare"),
         Binding("right_square_bracket", "sample(1)", "Samples", show=False, tooltip="a later sample to compare"),
     ]  # fmt: skip
@@ -264,7 +265,10 @@ class TrainScreen(Screen[None]):
         total = view.total_steps
         share = 100 * state.step // total if total else 0
         parts: list[str | tuple[str, str]] = [
-            (bar(state.step, total, 14 if self.size.width < 100 else 30, plain), "$primary"),
+            (
+                bar(state.step, total, min(14 + max(self.size.width - 90, 0) // 3, 40), plain),
+                "$primary",
+            ),
             (f" {share} %", "bold"),
             f"  step {state.step:,}/{total:,}",
         ]
@@ -451,9 +455,11 @@ class TrainScreen(Screen[None]):
             app.complain(problem)
         self._choose_content()
 
-    def action_back(self) -> None:
-        """From the form to the monitor, where there is one."""
-        if self._form_wanted and self.run_shown is not None:
+    def action_leave(self) -> None:
+        """Out of a field, then from the form to the monitor, where there is one, then back."""
+        if isinstance(self.focused, Input):
+            self.set_focus(None)
+        elif self._form_wanted and self.run_shown is not None:
             self._form_wanted = False
             self._choose_content()
         else:

@@ -1,0 +1,601 @@
+"""The dashboard under a pilot: every screen empty, full and failed; every key; hostile names; how it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import TOTAL, run_events, sample_events, started, stepped, token, write_run
+from textual.pilot import Pilot
+from textual.widgets import ContentSwitcher, Input, Select, Static
+
+from slim import demo_recipe
+from slim.compute import Engine
+from slim.errors import DivergedError, SaveError, SlimError, UsageError
+from slim.events import Event, Progress, RunStarted, SampleStarted, TrainFinished
+from slim.request import Request, RunControl
+from slim.tui.app import Outcome, SlimApp
+from slim.tui.dialogs import OpenDialog, QuitDialog, TooSmall
+from slim.tui.help import HelpScreen, described_keys
+from slim.tui.home import HomeScreen, age, millions, shortened
+from slim.tui.session import LocalRun
+from slim.tui.train_screen import TrainScreen, bar
+
+SIZE = (80, 24)
+
+
+def shown(app: SlimApp) -> str:
+    """The screen as text."""
+    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+
+
+async def wait_for(
+    pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 10.0
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, shown(pilot.app)  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+
+
+class Script:
+    """A run whose events come when the test lets them."""
+
+    def __init__(self, events: list[Event], error: BaseException | None = None) -> None:
+        self.events, self.error = list(events), error
+        self.control: RunControl = RunControl()
+        self.allowed = len(events)
+        self.saved = 0
+
+    def __call__(self) -> Iterator[Event]:
+        done = 0
+        while True:
+            if self.control.save_now:
+                self.control.save_now = False
+                self.saved += 1
+            if self.control.stop:
+                yield TrainFinished("interrupted", done, None, None, None, 1.0)
+                return
+            if done < min(self.allowed, len(self.events)):
+                yield self.events[done]
+                done += 1
+            elif done >= len(self.events) and self.error is not None:
+                raise self.error
+            elif done >= len(self.events) and isinstance(self.events[-1], TrainFinished):
+                return
+            else:
+                time.sleep(0.002)
+                last = self.events[-1] if self.events else None
+                yield last if isinstance(last, Progress) else Progress("waiting", 1, 1)
+
+    def run(self, compute: Engine, out: str = "x.bin") -> LocalRun:
+        return LocalRun(compute.submit(self()), self.control, out)
+
+
+@pytest.fixture
+def home(tmp_path: Path, compute: Engine) -> SlimApp:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return SlimApp(folder=folder, compute=compute)
+
+
+def training(compute: Engine, tmp_path: Path, script: Script) -> SlimApp:
+    return SlimApp(
+        run=script.run(compute, str(tmp_path / "x.bin")), compute=compute, folder=tmp_path
+    )
+
+
+# ---- home ------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_empty_home_names_the_next_key(home: SlimApp) -> None:
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "?      helps" in shown(home))
+        text = shown(home)
+        assert (
+            "No models yet" in text
+            and "Enter  trains the built-in stories (about 4 minutes)" in text
+        )
+        assert "o      opens a text file" in text and "?      helps" in text
+
+
+async def test_enter_on_nothing_trains_the_stories(
+    home: SlimApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+
+    def start(request: Request) -> LocalRun:
+        asked.append(request)
+        run = Script(run_events(5, finished=False)).run(home.session.engine, request.out)
+        home.session.adopt(run)
+        return run
+
+    monkeypatch.setattr(home.session, "start", start)
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "No models yet" in shown(home))
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: "step 5/40" in shown(home))
+    assert Path(asked[0].out).name == demo_recipe.OUT and Path(asked[0].data).name == "stories.txt"
+
+
+async def test_home_lists_what_there_is(home: SlimApp, tiny_model: Path) -> None:
+    (home.folder / "tiny.bin").write_bytes(tiny_model.read_bytes())
+    (home.folder / "broken.bin").write_bytes(b"\x08\0\0\0\0\0\0\0{broken!")
+    (home.folder / "text.txt").write_text("no model")
+    write_run(home.folder / "stopped.bin", run_events(15, finished=False))
+    done = write_run(home.folder / "done.bin", run_events())
+    (done / "result.json").write_text("{}")
+    live = write_run(home.folder / "live.bin", run_events(7, finished=False))
+    (live / "lock").write_text(f"{os.getpid()}\n")
+    (home.folder / "damaged.bin.run").mkdir()
+    (home.folder / "damaged.bin.run" / "settings.json").write_text("[")
+    async with home.run_test(notifications=True, size=(100, 30)) as pilot:
+        await wait_for(pilot, lambda: "tiny.bin" in shown(home))
+        text = shown(home)
+        rows = {
+            line.split()[0]: line
+            for line in text.splitlines()
+            if ".bin" in line and "in /" not in line
+        }
+        assert "● step 7/40" in rows["live.bin"] and "◐ step 15/40" in rows["stopped.bin"]
+        assert "✓ model" in rows["tiny.bin"] and "✓ trained" in rows["done.bin"]
+        assert "2.000" in rows["done.bin"]
+        assert "✗ unreadable" in rows["broken.bin"] and "✗ unreadable" in rows["damaged.bin"]
+        assert "text.txt" not in text
+        assert text.index("live.bin") < text.index("tiny.bin")  # what trains comes first
+        await pilot.press("down", "up")
+        assert "watches it learn" in shown(home)
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: "step 7/40" in shown(home))
+        assert f"process {os.getpid()} trains" in shown(home)
+
+
+async def test_a_stopped_run_goes_on_with_r(home: SlimApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(home.folder / "x.bin", run_events(15, finished=False))
+    asked = []
+
+    def resume(out: str) -> LocalRun:
+        asked.append(out)
+        home.session.adopt(Script([started(15), stepped(16)]).run(home.session.engine, out))
+        assert home.session.run is not None
+        return home.session.run
+
+    monkeypatch.setattr(home.session, "resume", resume)
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "goes on with it" in shown(home))
+        await pilot.press("r")
+        await wait_for(pilot, lambda: "step 16/40" in shown(home))
+    assert asked == [str(home.folder / "x.bin")]
+
+
+async def test_opening_says_what_is_wrong(home: SlimApp) -> None:
+    (home.folder / "folder").mkdir()
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        for text, words in (
+            ("nothing.bin", "there is no such file"),
+            ("folder", "is a folder, but no run"),
+        ):
+            await pilot.press("o")
+            await wait_for(pilot, lambda: isinstance(home.screen, OpenDialog))
+            home.screen.query_one(Input).value = text
+            await pilot.press("enter")
+            await wait_for(pilot, lambda words=words: words in " ".join(shown(home).split()))
+        await pilot.press("o", "escape")
+        assert isinstance(home.screen, HomeScreen)
+
+
+async def test_a_text_that_is_opened_fills_the_form(home: SlimApp) -> None:
+    (home.folder / "my notes.txt").write_text("some text " * 500)
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await pilot.press("o")
+        await wait_for(pilot, lambda: isinstance(home.screen, OpenDialog))
+        await pilot.press(*"my", "right")
+        await wait_for(pilot, lambda: home.screen.query_one(Input).value == "my notes.txt")
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: "A new run" in shown(home))
+        form = home.screen.query_one("#form")
+        await wait_for(pilot, lambda: form.query_one("#out", Input).value == "my notes.bin")  # type: ignore[attr-defined]
+        await wait_for(pilot, lambda: "parameters, a vocabulary of" in shown(home), 30)
+        assert "of training" in shown(home) and "of memory" in shown(home)
+
+
+# ---- the form --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_form_says_what_is_missing(home: SlimApp) -> None:
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await pilot.press("2")
+        await wait_for(pilot, lambda: "A new run" in shown(home))
+        screen = home.screen
+        assert isinstance(screen, TrainScreen)
+        form = screen.form
+        for name, value, words in (
+            ("data", "", "text: which file"),
+            ("out", "", "save as: a name"),
+            ("minutes", "", "a run needs an end"),
+            ("minutes", "-3", "must be a number above 0"),
+            ("epochs", "x", "must be a number above 0"),
+            ("data", "/no/such/file", "cannot be read"),
+        ):
+            before = form.field(name).value
+            form.field(name).value = value
+            await wait_for(pilot, lambda words=words: words in shown(home))
+            form.field(name).value = before
+        (home.folder / "there.bin").write_text("x")
+        form.field("out").value = "there.bin"
+        await wait_for(pilot, lambda: "exists already" in " ".join(shown(home).split()))
+        form.query_one("#command", Select).value = "finetune"
+        form.field("out").value = "new.bin"
+        await wait_for(pilot, lambda: "which model shall be taught" in shown(home))
+        await pilot.press("ctrl+r")
+        assert home.session.run is None
+
+
+async def test_the_form_starts_what_it_says(home: SlimApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+
+    def start(request: Request) -> LocalRun:
+        asked.append(request)
+        home.session.adopt(Script([started(), stepped(1)]).run(home.session.engine, request.out))
+        assert home.session.run is not None
+        return home.session.run
+
+    monkeypatch.setattr(home.session, "start", start)
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await pilot.press("2")
+        await wait_for(pilot, lambda: "A new run" in shown(home))
+        form = home.screen.query_one("#form")
+        form.query_one("#preset", Select).value = "tiny"
+        form.query_one("#minutes", Input).value = "2,5"
+        form.query_one("#epochs", Input).value = "3"
+        await pilot.press("ctrl+r")
+        await wait_for(pilot, lambda: "step 1/40" in shown(home))
+    (request,) = asked
+    assert request.command == "pretrain" and request.epochs == 3.0
+    assert dict(request.settings.values) == {"minutes": 2.5, "preset": "tiny"}
+    assert Path(request.out).parent == home.folder
+
+
+async def test_letters_belong_to_a_field_that_has_the_focus(home: SlimApp) -> None:
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await pilot.press("2")
+        await wait_for(pilot, lambda: "A new run" in shown(home))
+        field = home.screen.query_one("#out", Input)
+        field.value = ""
+        field.focus()
+        await pilot.press("o", "n", "1", "space", "question_mark")
+        assert field.value == "on1 ?" and isinstance(home.screen, TrainScreen)
+        await pilot.press("escape")
+        assert home.screen.focused is None
+        await pilot.press("escape")
+        assert isinstance(home.screen, HomeScreen)
+        await pilot.press("f3")
+        assert isinstance(home.screen, TrainScreen)
+        field.focus()
+        await pilot.press("f2")
+        assert isinstance(home.screen, HomeScreen)
+
+
+# ---- the monitor -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_monitor_has_the_layout_of_80_by_24(tmp_path: Path, compute: Engine) -> None:
+    script = Script(run_events(25, finished=False))
+    app = training(compute, tmp_path, script)
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "step 25/40" in shown(app))
+        places = {
+            name: (widget.region.y, widget.region.height)
+            for name in ("#status", "#chart", "#gauges", "#right")
+            for widget in [app.screen.query_one(name)]
+        }
+        assert places == {
+            "#status": (1, 1),
+            "#chart": (2, 11),
+            "#gauges": (13, 2),
+            "#right": (15, 8),
+        }
+        assert app.screen.query_one("Footer").region.y == 23
+        await wait_for(pilot, lambda: "a story of step 20" in shown(app))
+        text = shown(app)
+        assert "62 %" in text and "0:12 gone, 0:08 left" in text and "epoch 2.50" in text
+        assert "zzz qqq" in text and "after step 20" in text and "before the first step" in text
+
+
+async def test_every_key_of_the_monitor(tmp_path: Path, compute: Engine) -> None:
+    script = Script(run_events(25, finished=False))
+    app = training(compute, tmp_path, script)
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "step 25/40" in shown(app))
+        screen = app.screen
+        assert isinstance(screen, TrainScreen) and app.session.run is not None
+        await pilot.press("space")
+        assert app.session.run.job.paused
+        await wait_for(pilot, lambda: "paused" in shown(app))
+        await pilot.press("s")
+        assert script.control.save_now
+        await pilot.press("space")
+        assert not app.session.run.job.paused
+        await wait_for(pilot, lambda: script.saved == 1)
+        await pilot.press("y")
+        assert screen.chart.log_scale
+        await pilot.press("e")
+        assert screen.chart.shown == "smoothed"
+        await pilot.press("plus")
+        assert screen.chart.window is not None
+        await pilot.press("left", "0")
+        assert screen.chart.window is None and screen.chart.crosshair is None
+        await pilot.press("minus", "g")
+        assert screen.chart.glyphs.name == "blocks"
+        await pilot.press("l")
+        await wait_for(pilot, lambda: "validation after step 20" in shown(app))
+        await pilot.press("l")
+        await wait_for(pilot, lambda: "a story of step 20" in shown(app))
+        await pilot.press("c")
+        assert screen.samples.texts[0].mode == "numbers"
+        await pilot.press("right_square_bracket", "left_square_bracket")
+        await pilot.press("x")
+        assert script.control.stop
+        await wait_for(pilot, lambda: "stopped after step" in shown(app))
+        assert "r goes on where it stopped" in shown(app)
+
+
+async def test_a_sample_is_written_live(tmp_path: Path, compute: Engine) -> None:
+    events: list[Event] = [started(), *sample_events(0, "nothing yet"), stepped(1)]
+    events += [SampleStarted(1, 0, "Once"), token(0, " there"), token(1, " was")]
+    script = Script(events)
+    app = training(compute, tmp_path, script)
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "Once there was" in shown(app))
+        assert "after step 1, writing" in shown(app) and "nothing yet" in shown(app)
+        script.events += [token(2, " a"), token(3, " fox")]
+        script.allowed += 2
+        await wait_for(pilot, lambda: "Once there was a fox" in shown(app))
+
+
+async def test_earlier_samples_are_chosen(tmp_path: Path, compute: Engine) -> None:
+    app = training(compute, tmp_path, Script(run_events()))
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "a story of step 40" in shown(app))
+        assert "zzz qqq" in shown(app) and "1 of 2" in shown(app)
+        await pilot.press("right_square_bracket")
+        await wait_for(pilot, lambda: "a story of step 20" in shown(app))
+        assert "2 of 2" in shown(app)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (DivergedError("training diverged"), ("diverged", "Saved: everything up to step 0", "n begins anew")),
+        (SaveError("x.bin: cannot be written: no space left"), ("no space left", "Make room", "r goes on")),
+        (UsageError("x.bin: exists"), ("x.bin: exists", "goes on from there")),
+        (RuntimeError("a bug \x1b[31m of ours"), ("RuntimeError: a bug", "goes on from there")),
+    ],
+)  # fmt: skip
+async def test_a_failure_says_what_happened_what_is_saved_and_what_next(
+    tmp_path: Path, compute: Engine, error: BaseException, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "x.bin.run").mkdir()
+    (tmp_path / "x.bin.run" / "last").write_text("saved")
+    app = training(compute, tmp_path, Script(run_events(3, finished=False), error))
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: words[0] in shown(app))
+        text = " ".join(shown(app).split())
+        assert all(word in text for word in words), text
+        assert "\x1b" not in text and not app.session.training
+
+
+async def test_a_failure_before_the_first_step(tmp_path: Path, compute: Engine) -> None:
+    app = training(compute, tmp_path, Script([], UsageError("x.bin: exists: choose another OUT")))
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "choose another OUT" in shown(app))
+        assert "Nothing was begun" in shown(app) and "n opens the form again" in shown(app)
+        await pilot.press("n")
+        await wait_for(pilot, lambda: "A new run" in shown(app))
+        await pilot.press("escape", "escape")
+        await wait_for(pilot, lambda: "choose another OUT" in shown(app))
+
+
+async def test_a_stage_is_shown_with_its_progress(tmp_path: Path, compute: Engine) -> None:
+    app = training(compute, tmp_path, Script([Progress("compiling kernels", 3, 10)]))
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "compiling kernels 3/10 (first run only)" in shown(app))
+
+
+async def test_a_run_of_another_process_is_read_only(tmp_path: Path, compute: Engine) -> None:
+    folder = write_run(tmp_path / "x.bin", run_events(12, finished=False))
+    app = SlimApp([folder], compute=compute, folder=tmp_path)
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "step 12/40" in shown(app))
+        await wait_for(pilot, lambda: "No process trains this run now" in shown(app))
+        await pilot.press("space", "s", "x")
+        assert "paused" not in shown(app) and app.session.run is None
+        await pilot.press("m")
+        await wait_for(pilot, lambda: "no model has been saved yet" in " ".join(shown(app).split()))
+        write_run(tmp_path / "x.bin", run_events())
+        await wait_for(pilot, lambda: "step 40/40" in shown(app))
+        await wait_for(pilot, lambda: "done after 40 steps" in shown(app))
+
+
+async def test_runs_are_laid_over_each_other(tmp_path: Path, compute: Engine) -> None:
+    paths = [
+        write_run(tmp_path / "a.bin", run_events()),
+        write_run(tmp_path / "b.bin", run_events(9, finished=False)),
+    ]
+    app = SlimApp(paths, compute=compute, folder=tmp_path)
+    async with app.run_test(notifications=True, size=(120, 40)) as pilot:
+        await wait_for(pilot, lambda: "a.bin 1.600" in shown(app) and "b.bin 4.211" in shown(app))
+
+
+async def test_wide_screens_have_two_columns(tmp_path: Path, compute: Engine) -> None:
+    app = training(compute, tmp_path, Script(run_events(25, finished=False)))
+    async with app.run_test(notifications=True, size=(160, 50)) as pilot:
+        await wait_for(pilot, lambda: "step 25/40" in shown(app))
+        left, right = app.screen.query_one("#left").region, app.screen.query_one("#right").region
+        assert left.y == right.y and left.right == right.x
+        assert "validation after step 20" in shown(app)  # the log beside the samples
+        for size in ((99, 30), (60, 16), (200, 60), (80, 24)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+            assert len(shown(app).splitlines()) == size[1]
+
+
+async def test_too_small_a_terminal_says_what_it_needs(home: SlimApp) -> None:
+    async with home.run_test(notifications=True, size=(59, 16)) as pilot:
+        await wait_for(pilot, lambda: "SLiM needs 60 x 16" in shown(home))
+        assert "this terminal is 59 x 16" in shown(home)
+        await pilot.press("escape", "2")
+        assert isinstance(home.screen, TooSmall)
+        await pilot.resize_terminal(60, 16)
+        await wait_for(pilot, lambda: isinstance(home.screen, HomeScreen))
+
+
+async def test_nothing_but_ascii_where_the_locale_has_no_more(
+    tmp_path: Path, compute: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANG", "C")
+    app = training(compute, tmp_path, Script(run_events(25, finished=False)))
+    async with app.run_test(notifications=True, size=(120, 40)) as pilot:
+        await wait_for(pilot, lambda: "step 25/40" in shown(app))
+        await wait_for(pilot, lambda: "a story of step 20" in shown(app))
+        chart = "\n".join(line[:70] for line in shown(app).splitlines()[1:-1])
+        assert chart.isascii(), chart
+
+
+async def test_hostile_text_acts_nowhere(tmp_path: Path, compute: Engine) -> None:
+    evil = "[red]bold[/] \x1b[31m\x1b]0;title\x07 \u202e \u200b \x9b31m"
+    events: list[Event] = [
+        started(), Progress(evil, 1, 2), *sample_events(0, evil, evil), stepped(1),
+    ]  # fmt: skip
+    script = Script(events, DivergedError(evil))
+    name = "x[b]\x1b[31m.bin"
+    app = SlimApp(run=script.run(compute, str(tmp_path / name)), compute=compute, folder=tmp_path)
+    write_run(tmp_path / name, run_events(3, finished=False))
+    async with app.run_test(notifications=True, size=(120, 40)) as pilot:
+        await wait_for(pilot, lambda: "bold" in shown(app))
+        texts = [shown(app)]
+        await pilot.press("1")
+        await wait_for(pilot, lambda: "x[b]" in shown(app))
+        texts.append(shown(app))
+        for text in texts:
+            assert not any(
+                (ord(character) < 32 and character != "\n") or 0x7F <= ord(character) < 0xA0
+                or character in "\u202e\u200b" for character in text
+            )  # fmt: skip
+        assert "[red]" in texts[0]
+
+
+# ---- everywhere ------------------------------------------------------------------------------------------------------
+
+
+async def test_help_lists_every_binding(tmp_path: Path, compute: Engine) -> None:
+    app = training(compute, tmp_path, Script(run_events(5, finished=False)))
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "step 5/40" in shown(app))
+        keys = list(described_keys(app.screen, app))
+        assert ("Here", "Left", "crosshair to the left") in keys
+        assert ("On this screen", "Space", "pause training, or go on") in keys
+        assert any(group == "Everywhere" and words == "Quit" for group, _, words in keys)
+        for binding in TrainScreen.BINDINGS:
+            offered = app.screen.check_action(binding.action.partition("(")[0], ())  # type: ignore[union-attr]
+            words = binding.tooltip or binding.description  # type: ignore[union-attr]
+            assert any(shown_words == words for _, _, shown_words in keys) == bool(offered), words
+        await pilot.press("question_mark")
+        await wait_for(pilot, lambda: isinstance(app.screen, HelpScreen))
+        assert "crosshair to the left" in shown(app)
+        await pilot.press("escape")
+        assert isinstance(app.screen, TrainScreen)
+
+
+async def test_the_palette_offers_the_keys(tmp_path: Path, compute: Engine) -> None:
+    app = training(compute, tmp_path, Script(run_events(5, finished=False)))
+    async with app.run_test(notifications=True, size=(100, 30)) as pilot:
+        await wait_for(pilot, lambda: "step 5/40" in shown(app))
+        commands = {command.title: command for command in app.get_system_commands(app.screen)}
+        assert {"Theme", "Quit", "Pause", "Log scale", "Help", "Open"} <= set(commands)
+        commands["Log scale"].callback()
+        screen = app.screen
+        assert isinstance(screen, TrainScreen)
+        await wait_for(pilot, lambda: screen.chart.log_scale)
+
+
+async def test_leaving_without_a_run(home: SlimApp) -> None:
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await pilot.press("ctrl+q")
+        await wait_for(pilot, lambda: not home.is_running)
+    assert home.return_value == Outcome()
+
+
+@pytest.mark.parametrize(("key", "stops"), [("s", True), ("k", False)])
+async def test_leaving_a_run_asks(tmp_path: Path, compute: Engine, key: str, stops: bool) -> None:
+    script = Script(run_events(5, finished=False))
+    app = training(compute, tmp_path, script)
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "step 5/40" in shown(app))
+        await pilot.press("space", "ctrl+q")
+        await wait_for(pilot, lambda: isinstance(app.screen, QuitDialog))
+        assert "keep training, without the dashboard" in shown(app)
+        await pilot.press("c")
+        assert app.is_running and isinstance(app.screen, TrainScreen)
+        await pilot.press("ctrl+q")
+        await wait_for(pilot, lambda: isinstance(app.screen, QuitDialog))
+        await pilot.press(key)
+        await wait_for(pilot, lambda: not app.is_running)
+    outcome = app.return_value
+    assert outcome is not None and outcome.run is app.session.run and outcome.run is not None
+    assert script.control.stop is stops and not outcome.run.job.paused
+    script.control.stop = True
+    assert (
+        list(outcome.run.job)[-1] == TrainFinished("interrupted", 8 + 3, None, None, None, 1.0)
+        or stops
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_saves_and_leaves(
+    tmp_path: Path, compute: Engine, number: signal.Signals
+) -> None:
+    script = Script(run_events(5, finished=False))
+    app = training(compute, tmp_path, script)
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "step 5/40" in shown(app))
+        os.kill(os.getpid(), number)
+        await wait_for(pilot, lambda: not app.is_running)
+    outcome = app.return_value
+    assert outcome is not None and outcome.signal == number and script.control.stop
+    assert outcome.run is not None and isinstance(list(outcome.run.job)[-1], TrainFinished)
+    await asyncio.sleep(0)
+
+
+async def test_a_run_goes_on_while_another_screen_is_shown(tmp_path: Path, compute: Engine) -> None:
+    script = Script(run_events())
+    script.allowed = 8
+    app = training(compute, tmp_path, script)
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "gone" in shown(app))
+        await pilot.press("1")
+        await wait_for(pilot, lambda: isinstance(app.screen, HomeScreen))
+        script.allowed = len(script.events)
+        await wait_for(pilot, lambda: not app.session.training)
+        await pilot.press("2")
+        await wait_for(pilot, lambda: f"step {TOTAL}/{TOTAL}" in shown(app))
+        assert app.screen.query_one(ContentSwitcher).current == "monitor"
+        assert isinstance(app.screen.query_one("#notice"), Static)
+
+
+def test_small_words() -> None:
+    assert shortened("abcdefghij", 20) == "abcdefghij" and len(shortened("a" * 50, 20)) == 20
+    assert millions(7_343_360) == "7.3 M" and millions(12) == "12"
+    assert [age(seconds) for seconds in (5, 61, 7200, 200_000)] == ["now", "1 min", "2 h", "2 d"]
+    assert (
+        bar(5, 10, 4, True) == "##--"
+        and bar(0, 0, 3, True) == "---"
+        and bar(99, 10, 2, True) == "##"
+    )
+    assert issubclass(DivergedError, SlimError) and RunStarted is not None
