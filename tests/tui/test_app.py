@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import TOTAL, run_events, sample_events, started, stepped, token, write_run
 from textual.pilot import Pilot
 from textual.widgets import ContentSwitcher, Input, Select, Static
 
+from made_runs import TOTAL, run_events, sample_events, started, stepped, token, write_run
 from slim import demo_recipe
 from slim.compute import Engine
 from slim.errors import DivergedError, SaveError, SlimError, UsageError

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from made_runs import run_events, started, stepped
 from textual.app import App, ComposeResult
 
+from made_runs import run_events, started, stepped
 from slim.events import EvalFinished
 from slim.tui.loss_chart import LossChart, glyphs_for, number_text
 from slim.tui.plot import ASCII, BLOCKS, BRAILLE, band, cells, heights, line, ticks

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from made_runs import TOTAL, run_events, started, stepped, write_run
 
+from made_runs import TOTAL, run_events, started, stepped, write_run
 from slim.compute import Engine
 from slim.events import Event, as_record
 from slim.tui.run_follower import EVENTS_PER_POLL, FollowedRun, JournalReader

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from made_runs import TOTAL, run_events, sample_events, started, stepped
 
+from made_runs import TOTAL, run_events, sample_events, started, stepped
 from slim.errors import DivergedError
 from slim.events import EvalFinished, Note, StepSkipped
 from slim.tui.run_view import LOG_LINES, SAMPLES, VALIDATIONS, RunView
