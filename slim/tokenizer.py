@@ -114,7 +114,8 @@ class Tokenizer:
         # Whatever else the file says, the merges decide: the rest must be what they lead to, word for word.
         expected = _record(tokenizer._tokens, tokenizer._merges)
         for name in sorted({*expected, *record}):
-            if _canonical(record.get(name)) != _canonical(expected.get(name)):
+            said = name in record and _canonical(record[name])
+            if said != (name in expected and _canonical(expected[name])):
                 _refuse(f"its {name[:40]!r} is not what its merges lead to")
         return tokenizer
 

@@ -403,6 +403,31 @@ def test_every_truncation(model: Path) -> None:
         refusal(model, contents[:size])
 
 
+@pytest.mark.soak
+def test_a_model_of_32_kb_cut_or_changed_anywhere(model: Path) -> None:
+    """Every length, every bit of the header, 10,000 bits of the data: nothing is accepted."""
+    draw = np.random.default_rng(1)
+    arrays = {name: draw.standard_normal((33, 20), np.float32) for name in "abcdefghijkl"}
+    write(model, arrays, METADATA)
+    contents = model.read_bytes()
+    assert len(contents) > 32_000
+    for size in range(len(contents)):
+        model.write_bytes(contents[:size])
+        with pytest.raises(ModelFileError):
+            read(model)
+    header = 8 + int.from_bytes(contents[:8], "little")
+    places = [*range(8 * header), *draw.integers(8 * header, 8 * len(contents), 10_000).tolist()]
+    changed = bytearray(contents)
+    for place in places:
+        changed[place // 8] ^= 1 << place % 8
+        model.write_bytes(changed)
+        with pytest.raises(ModelFileError):
+            read(model)
+        changed[place // 8] ^= 1 << place % 8
+    model.write_bytes(changed)
+    read(model)
+
+
 def test_every_bit_of_header_and_data(model: Path) -> None:
     write(model, {"a": np.ones((2, 3), np.float32)}, {"n": 1})
     contents = bytearray(model.read_bytes())

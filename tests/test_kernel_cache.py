@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -90,6 +92,46 @@ def test_where_no_folder_can_be_made_a_temporary_one_is_used(tmp_path: Path) -> 
     (tmp_path / "file").write_text("not a folder")
     chosen, _ = use(tmp_path / "file", tmp_path)
     assert chosen.parent == tmp_path
+
+
+def seal(content: bytes) -> bytes:
+    """As the cache seals its files."""
+    return content + hashlib.sha256(content).digest()
+
+
+def test_intact_files_that_make_no_sense_are_compiled_anew(tmp_path: Path) -> None:
+    """Right digests over garbage, over a pickle of something else, and files that have changed places."""
+    folder, _ = use(tmp_path / "cache", tmp_path)
+    index, data = (next(iter(folder.rglob(f"*sum_of_squares*.{kind}"))) for kind in ("nbi", "nbc"))
+    good = index.read_bytes(), data.read_bytes()
+    for bad in (
+        (seal(b"garbage"), good[1]),
+        (seal(pickle.dumps(["no", "index"])), good[1]),
+        (good[0], seal(pickle.dumps(None))),
+        (good[1], good[0]),
+    ):
+        index.write_bytes(bad[0])
+        data.write_bytes(bad[1])
+        assert use(tmp_path / "cache", tmp_path)[1] == 0, "compiled"
+    assert use(tmp_path / "cache", tmp_path)[1] == 1, "and kept again"
+
+
+def test_a_folder_that_may_only_be_read_stands_in_nobodys_way(tmp_path: Path) -> None:
+    private, _ = use(tmp_path / "cache", tmp_path)
+    for path in [*private.rglob("*"), private]:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    chosen, hits = use(tmp_path / "cache", tmp_path)
+    # Root may write nevertheless; anybody else gets a temporary folder.
+    assert (chosen, hits) == (private, 1) if os.geteuid() == 0 else chosen.parent == tmp_path
+
+
+def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
+    private, _ = use(tmp_path / "cache", tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    private.rename(elsewhere)
+    private.symlink_to(elsewhere)
+    chosen, _ = use(tmp_path / "cache", tmp_path)
+    assert chosen.parent == tmp_path and chosen != elsewhere
 
 
 def test_processes_that_compile_at_once(tmp_path: Path) -> None:

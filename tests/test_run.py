@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_atomic_file import Failing
 
-from slim import checkpoint, recipe, run, run_checkpoint, training_run
+from slim import atomic_file, checkpoint, recipe, run, run_checkpoint, run_directory, training_run
 from slim.calibration import Calibration
 from slim.compute import submit
 from slim.config import GenerateConfig
@@ -491,6 +494,61 @@ def test_lines_that_a_full_disk_refuses_come_later(
     assert (tmp_path / "metrics.jsonl").read_text() == "one\nsecond\nthird\n"
     journal.cut(6)
     assert (tmp_path / "metrics.jsonl").read_text() == "one\n" and journal.size == 4
+
+
+RUN_CALLS = ("open", "write", "pwrite", "fsync", "close", "link", "unlink", "replace", "lstat",
+             "ftruncate")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "every"),
+    [
+        (errno.ENOSPC, 41),
+        *(
+            pytest.param(code, 1, marks=pytest.mark.soak)
+            for code in (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS)
+        ),
+    ],
+)
+def test_every_call_of_a_run_that_can_fail(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, code: int, every: int
+) -> None:
+    """What was there is whole, the losses are the same, and so is the end, at once or after going on, unless it is told."""
+    monkeypatch.setattr(training_run.TrainingRun, "_is_save_due", lambda self: True)
+    whole = corpus.parent / "whole.bin"
+    list(run.start(request(corpus, out=str(whole))))
+    expected = weights(whole), weights(Path(f"{whole}.run/last")), metrics(whole)
+    ended_early = 0
+    for k in range(1, 2000, every):
+        out = corpus.parent / f"{k}.bin"
+        fake = Failing(k, code, RUN_CALLS)
+        events: list[Event] = []
+        problem: str | None = None
+        with monkeypatch.context() as patched:
+            patched.setattr(atomic_file, "os", fake)
+            patched.setattr(run_directory, "os", fake)
+            try:
+                for event in run.start(request(corpus, out=str(out))):
+                    events.append(event)
+            except SlimError as caught:
+                problem = str(caught)
+                ended_early += 1
+        if not fake.failed:
+            break
+        assert problem is None or os.strerror(code).lower() in problem, k
+        for path in (out, Path(f"{out}.run/last"), Path(f"{out}.run/best")):
+            if path.exists():
+                checkpoint.read(path)
+        if not events or not isinstance(events[-1], TrainFinished):
+            saved = Path(f"{out}.run/last").exists()
+            list(run.resume(out) if saved else run.start(request(corpus, out=str(out), force=True)))
+        assert metrics(out) == expected[2], f"call {k}, {fake.failed}"
+        # Better weights that could not be saved, which is told, do not replace those that could.
+        told = any(os.strerror(code).lower() in note.text for note in of_kind(events, Note))
+        found = weights(out), weights(Path(f"{out}.run/last"))
+        assert told or found == expected[:2], f"call {k}, {fake.failed}"
+        shutil.rmtree(f"{out}.run")
+    assert k > 100 and ended_early < k / 4, "most failures do not end a training"
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, bad) -> None:  # type: ignore[no-untyped-def]

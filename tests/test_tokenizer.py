@@ -94,21 +94,33 @@ def test_real_text_equals_the_library(tokenizer: Tokenizer, oracle) -> None:  # 
         assert tokenizer.encode(document).tolist() == oracle.encode(document.decode()).ids
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=200))
-def test_any_bytes_come_back(data: bytes) -> None:
-    tokenizer = train_tokenizer(DOCUMENTS[:20], 400)
-    assert tokenizer.decode_bytes(tokenizer.encode(data)) == data
+many = pytest.mark.parametrize("count", [300, pytest.param(4000, marks=pytest.mark.soak)])
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.text(max_size=120))
-def test_streamed_text_is_the_decoded_text(text: str) -> None:
-    tokenizer = train_tokenizer(DOCUMENTS[:20], 400)
-    ids = tokenizer.encode(text)
-    stream = tokenizer.stream()
-    streamed = "".join(stream.push(i) for i in ids.tolist()) + stream.flush()
-    assert streamed == tokenizer.decode(ids)
+@many
+def test_any_bytes_come_back(tokenizer: Tokenizer, count: int) -> None:
+    @settings(max_examples=count, deadline=None, database=None)
+    @given(st.binary(max_size=200))
+    def check(data: bytes) -> None:
+        assert tokenizer.decode_bytes(tokenizer.encode(data)) == data
+
+    check()
+
+
+@many
+def test_any_text_is_cut_as_the_library_cuts_it_and_streams_as_it_is(
+    tokenizer: Tokenizer, oracle, count: int
+) -> None:  # type: ignore[no-untyped-def]
+    @settings(max_examples=count, deadline=None, database=None)
+    @given(st.text(max_size=120))
+    def check(text: str) -> None:
+        ids = tokenizer.encode(text)
+        assert ids.tolist() == oracle.encode(text).ids
+        stream = tokenizer.stream()
+        streamed = "".join(stream.push(i) for i in ids.tolist()) + stream.flush()
+        assert streamed == tokenizer.decode(ids) == text
+
+    check()
 
 
 def test_bytes_that_are_not_text_are_kept() -> None:
@@ -238,6 +250,54 @@ def test_other_records_are_refused(tokenizer: Tokenizer, change) -> None:  # typ
 def test_what_is_no_record_is_refused(text: str) -> None:
     with pytest.raises(ModelFileError):
         Tokenizer.from_json(text)
+
+
+def changed(value: object, draw: random.Random) -> object:
+    """A JSON value with one thing in it changed, removed or doubled, at any depth."""
+    strange = (None, True, -1, 0, 7, 2**63, 1.5, "", "x", "Ġ", "\ud800", "a b", [], {}, ["a", "b"])
+    if draw.random() < 0.08 or not isinstance(value, (dict, list)) or not value:
+        return draw.choice(strange)
+    if isinstance(value, list):
+        place = draw.randrange(len(value))
+        kind = draw.random()
+        if kind < 0.2:
+            return value[:place] + value[place + 1 :]
+        if kind < 0.4:
+            return [*value, draw.choice(value)]
+        other = draw.randrange(len(value))
+        swapped = list(value)
+        if kind < 0.6:
+            swapped[place], swapped[other] = swapped[other], swapped[place]
+        else:
+            swapped[place] = changed(value[place], draw)
+        return swapped
+    name = draw.choice(list(value))
+    if draw.random() < 0.2:
+        return {key: one for key, one in value.items() if key != name}
+    if draw.random() < 0.2:
+        return {(key + "x" if key == name else key): one for key, one in value.items()}
+    return {**value, name: changed(value[name], draw)}
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(50_000, marks=pytest.mark.soak)])
+def test_changed_records_are_refused_or_are_whole_tokenizers(count: int) -> None:
+    draw = random.Random(4)
+    record = json.loads(train_tokenizer(DOCUMENTS[:20], 300).to_json())
+    refused: list[str] = []
+    for _ in range(count):
+        text = json.dumps(changed(record, draw))
+        if draw.random() < 0.1:
+            place = draw.randrange(len(text))
+            text = text[:place] + draw.choice('[]{}",:0\\') + text[place + draw.randrange(2) :]
+        try:
+            found = Tokenizer.from_json(text)
+        except ModelFileError as caught:
+            refused.append(str(caught))
+        else:
+            assert json.loads(found.to_json()) == json.loads(text), "nothing in it is ignored"
+            assert found.decode_bytes(found.encode("The fox é")) == "The fox é".encode()
+    assert all(words.isprintable() and len(words) < 500 for words in refused)
+    assert len(refused) > count * 0.8
 
 
 @pytest.mark.parametrize("size", [0, 259, 65_537, True])

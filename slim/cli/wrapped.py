@@ -32,9 +32,9 @@ class WrappedText:
                 self._put_word()
                 self._blanks += " "
             else:
+                if self._word and cell_len(self._word + character) > self._room:
+                    self._put_word()  # a word that no line can hold
                 self._word += character
-                if cell_len(self._word) >= self._room:  # a word that no line can hold
-                    self._put_word()
 
     def close(self) -> None:
         """Show the last word, and end the line if there is one."""
@@ -51,6 +51,7 @@ class WrappedText:
             self._write("\n")
             self._column, self._blanks = 0, ""
         if self._column == 0:
+            self._blanks = self._blanks[: max(self._room - size, 0)]
             self._write(self._indent)
         self._write(self._blanks + self._word)
         self._column += len(self._blanks) + size

@@ -32,6 +32,7 @@ FEW = " or ".join(
     ]
 )
 WALLED = f"forward_equals or softmax or cached or of_the_whole_model or (slopes and ({FEW}))"
+MODEL = "logits_equal or of_the_whole_model or cached or learnt_by_heart"
 FILES = [
     *(HERE / "test_ops.py", HERE / "test_elementary.py", HERE / "test_int8.py"),
     HERE.parent / "test_sampling.py",
@@ -53,7 +54,8 @@ def run(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProces
 
 
 def assert_pass(settings: dict[str, str], *options: str) -> None:
-    files = [*FILES, WHOLE_MODEL] if "SLIM_TEST_MEMORY" in settings else FILES
+    whole = "SLIM_TEST_MEMORY" in settings or "SLIM_LANES" in settings
+    files = [*FILES, WHOLE_MODEL] if whole else FILES
     done = run(
         settings, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, *map(str, files)
     )
@@ -62,7 +64,7 @@ def assert_pass(settings: dict[str, str], *options: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_ops_in_another_mode(mode: str) -> None:
-    few = WALLED if "wall" in mode else FEW
+    few = WALLED if "wall" in mode else f"{FEW} or {MODEL}" if "lanes" in mode else FEW
     assert_pass(MODES[mode], "-k", few)
 
 
