@@ -102,7 +102,10 @@ class _CheckedFiles(IndexDataCacheFile):
             file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
 
     def _load_index(self):
-        return super()._load_index() if _is_intact(self._index_path) else {}
+        try:
+            return super()._load_index() if _is_intact(self._index_path) else {}
+        except Exception:  # intact, and yet not what this Numba writes: the next kernel begins a new one
+            return {}
 
     def _load_data(self, name):
         if not _is_intact(self._data_path(name)):

@@ -58,6 +58,8 @@ def _store(typing_context, x, i, value):
     def codegen(context, b, signature, arguments):
         array, index, value = arguments
         if x.dtype != types.float32:
+            # A NaN whose last 17 bits are nearly all ones carries over to 0, but no arithmetic makes one: the machine's
+            # NaN ends with zeros. To keep those too takes 15 % more of rmsnorm, 25 % of swiglu_backward, 60 % of pack.
             bits = b.bitcast(value, I32)
             odd = b.and_(b.lshr(bits, ir.Constant(I32, 16)), ir.Constant(I32, 1))
             rounded = b.add(b.add(bits, ir.Constant(I32, 0x7FFF)), odd)

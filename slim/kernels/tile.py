@@ -274,9 +274,10 @@ def _units(operand: np.ndarray) -> np.ndarray:
 
 
 def round_to_bf16(x: np.ndarray) -> np.ndarray:
-    """float32 as bfloat16 in uint16, to the nearest, of two equally near the even one."""
+    """float32 as bfloat16 in uint16, to the nearest, of two equally near the even one; any NaN stays one."""
     bits = np.asarray(x, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    rounded = np.where(np.isnan(x), bits | 0x400000, bits + 0x7FFF + ((bits >> 16) & 1))
+    return (rounded >> 16).astype(np.uint16)
 
 
 _make = _make_plain_tile if numba_config.DISABLE_JIT else _make_tile
