@@ -89,9 +89,8 @@ def check_gradients(name: str, precision: str, entries: int) -> None:
         flat = weights[weight].reshape(-1)
         chosen = rng.choice(flat.size, min(entries, flat.size), replace=False)
         if weight == "model.embed_tokens.weight":  # rows that occur, which are not many
-            chosen[: entries // 2] = (
-                tokens[0, : entries // 2] * config.dim + chosen[: entries // 2] % config.dim
-            )
+            half = len(chosen) // 2
+            chosen[:half] = np.resize(tokens, half) * config.dim + chosen[:half] % config.dim
         slopes = []
         for i in chosen:
             kept = flat[i]
