@@ -74,7 +74,14 @@ def calibrate(
     dips: list[float] = []
     tokens = 0
     for event in _own_texts(
-        model, tokenizer.eos_id, prompts, sampler, samples, seed, began + writing
+        model,
+        tokenizer.start_id,
+        tokenizer.end_ids,
+        prompts,
+        sampler,
+        samples,
+        seed,
+        began + writing,
     ):
         if isinstance(event, Progress):
             yield event
@@ -83,7 +90,7 @@ def calibrate(
             tokens += len(event)
     threshold = threshold_for(dips, share)
     held_out: HeldOut | None = None
-    for found in _read(model, tokenizer.eos_id, evenly, threshold, began + seconds):
+    for found in _read(model, tokenizer.start_id, evenly, threshold, began + seconds):
         if isinstance(found, Progress):
             yield found
         else:
@@ -136,7 +143,8 @@ def _evenly(documents: list[np.ndarray]) -> list[np.ndarray]:
 
 def _own_texts(
     model: Model,
-    eos_id: int,
+    start_id: int,
+    end_ids: frozenset[int],
     prompts: Sequence[np.ndarray],
     sampler: GenerateConfig,
     samples: int,
@@ -149,14 +157,14 @@ def _own_texts(
     while done < samples and (done == 0 or time.monotonic() + batch_seconds <= deadline):
         began = time.monotonic()
         size = min(size, samples - done)
-        starts = _starts(prompts, eos_id, done, size)[:, : max(1, limit // 2)]
+        starts = _starts(prompts, start_id, done, size)[:, : max(1, limit // 2)]
         capacity = min(limit, starts.shape[1] + sampler.max_tokens)
         texts: list[list[float]] = [[] for _ in range(size)]
         going = set(range(size))
         seeds = range(seed + done, seed + done + size)
-        for drawn in draw_together(model, capacity, starts, sampler, seeds, "calibrate", {eos_id}):
+        for drawn in draw_together(model, capacity, starts, sampler, seeds, "calibrate", end_ids):
             for row in tuple(going):
-                if drawn[row].token_id == eos_id or len(texts[row]) >= sampler.max_tokens:
+                if drawn[row].token_id in end_ids or len(texts[row]) >= sampler.max_tokens:
                     going.discard(row)
                 else:
                     texts[row].append(expected_logprob(drawn[row].confidence.entropy, V))
@@ -178,16 +186,16 @@ def _cache_bytes(model: Model, capacity: int) -> int:
     return 2 * 4 * capacity * config.n_layers * config.n_kv_heads * config.head_dim
 
 
-def _starts(prompts: Sequence[np.ndarray], eos_id: int, first: int, count: int) -> np.ndarray:
+def _starts(prompts: Sequence[np.ndarray], start_id: int, first: int, count: int) -> np.ndarray:
     """What texts number `first` and following begin with, (count, n) int32."""
     if not prompts:
-        return np.full((count, 1), eos_id, np.int32)
+        return np.full((count, 1), start_id, np.int32)
     rows = [prompts[number % len(prompts)] for number in range(first, first + count)]
-    return np.stack([np.concatenate(([eos_id], row)) for row in rows]).astype(np.int32)
+    return np.stack([np.concatenate(([start_id], row)) for row in rows]).astype(np.int32)
 
 
 def _read(
-    model: Model, eos_id: int, documents: Sequence[np.ndarray], threshold: float, deadline: float
+    model: Model, start_id: int, documents: Sequence[np.ndarray], threshold: float, deadline: float
 ) -> Iterator[Progress | HeldOut]:
     """What held-out documents tell; nothing comes of fewer than two: one half is fitted on, the other judged."""
     if len(documents) < 2:
@@ -202,7 +210,7 @@ def _read(
             read = fitted.tokens + judged.tokens
             if number > 0 and (time.monotonic() > end or read >= most):
                 break
-            for chunk in logits_of(model, group, eos_id):
+            for chunk in logits_of(model, group, start_id):
                 numbered = dataclasses.replace(chunk, documents=chunk.documents + n_documents)
                 if part == 0:
                     fitted.add(numbered)

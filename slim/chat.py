@@ -178,7 +178,7 @@ class Chat:
     def glue(self, text: str) -> str:
         """What stands between the text so far and a piece that is added to it: a blank, where words would touch."""
         before = self._turns[-1].text if self._turns else ""
-        ended = bool(self._ids) and self._ids[-1][-1:] == [self._tokenizer.eos_id]
+        ended = bool(self._ids and self._tokenizer.end_ids.intersection(self._ids[-1][-1:]))
         touching = before and not ended and not before[-1].isspace() and text[:1].isalnum()
         return " " if touching else ""
 
@@ -288,7 +288,7 @@ class Chat:
     ) -> Iterator[TokenGenerated]:
         """Tokens until the text or the room in the context ends."""
         cache = self._cache = self._cache or self._model.new_cache()
-        ids = [self._tokenizer.eos_id]
+        ids = [self._tokenizer.start_id]
         for turn in self._ids[self._left :]:
             ids += turn
         if self.roles:
@@ -326,8 +326,8 @@ class Chat:
             ids = [role_id(self._tokenizer, ASSISTANT), *body, end_id(self._tokenizer)]
         else:
             # What the user says after the end of a text begins the next one.
-            ended = drawn[-1] == self._tokenizer.eos_id
-            ids = body + ([self._tokenizer.eos_id] if ended else [])
+            ended = drawn[-1] in self._tokenizer.end_ids
+            ids = body + ([drawn[-1]] if ended else [])
         self._turns.append(Turn(ASSISTANT, text, len(body)))
         self._ids.append(ids)
 

@@ -24,6 +24,7 @@ import numpy as np
 from slim.atomic_file import replace_file
 from slim.errors import ModelFileError, SaveError
 from slim.input_file import HEAD_BYTES, kind_of, looks_like_text, open_input, reason
+from slim.strict_json import parse_json
 
 FORMAT = 1
 ALIGNMENT = 64
@@ -328,42 +329,10 @@ def _strict_json(text: str | bytes) -> object:
     if not text.isascii():
         raise _NotOursError("is damaged: its header is not plain ASCII")
     string = text if isinstance(text, str) else text.decode("ascii")
-    if sum(map(string.count, ",[{")) > MAX_JSON_VALUES:
-        raise _NotOursError(f"has a header of more than {MAX_JSON_VALUES:,} values")
     try:
-        return json.loads(
-            string,
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_number,
-            parse_float=_finite,
-            parse_int=_short_int,
-        )
-    except (ValueError, RecursionError) as problem:
-        raise _NotOursError("is damaged: its header is not valid JSON") from problem
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise ValueError("duplicate keys")
-    return record
-
-
-def _finite(text: str) -> float:
-    value = float(text[:64])
-    if len(text) > 64 or not math.isfinite(value):
-        _refuse_number(text)
-    return value
-
-
-def _short_int(text: str) -> int:
-    if len(text) > 20:
-        _refuse_number(text)
-    return int(text)
-
-
-def _refuse_number(text: str) -> object:
-    raise ValueError(f"{text[:40]} is not a number that is read")
+        return parse_json(string, MAX_JSON_VALUES)
+    except ValueError as problem:
+        raise _NotOursError(f"is damaged: its header is not valid JSON: {problem}") from problem
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:

@@ -89,11 +89,11 @@ class ConfidenceReport:
 def confidence_report(
     model: Model,
     documents: Sequence[np.ndarray],
-    eos_id: int,
+    start_id: int,
     calibration: Calibration | None = None,
     seed: int = 0,
 ) -> Generator[Progress, None, ConfidenceReport]:
-    """Judge p on documents, ids (n,) int32 without eos; DataError for too little text.
+    """Judge p on documents, ids (n,) int32 without the start token; DataError for too little text.
 
     calibration   of the model file: its thresholds are looked at as stop rules
     """
@@ -108,7 +108,7 @@ def confidence_report(
     size = sum(ids.size for ids in fit_half)
     stride = -(-size // FITTED_TOKENS)
     for first in range(stride):  # evenly taken: windows come in the order of their lengths
-        for chunk in logits_of(model, fit_half[first::stride], eos_id):
+        for chunk in logits_of(model, fit_half[first::stride], start_id):
             fitted.add(dataclasses.replace(chunk, documents=first + stride * chunk.documents))
             if first == 0:
                 fit.add(chunk)
@@ -120,7 +120,7 @@ def confidence_report(
     full, full_cooled = FullCalibration(), FullCalibration(temperature)
     choices: list[np.ndarray] = []
     places: list[np.ndarray] = []
-    for chunk in logits_of(model, judged_half, eos_id):
+    for chunk in logits_of(model, judged_half, start_id):
         plain.add(chunk)
         cooled.add(chunk, temperature)
         full.add(chunk)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from slim.errors import ConfigError
 
 LIMITS = {
-    "vocab_size": 65_536,
+    "vocab_size": 262_144,  # of imported models; tokenizer.MOST_TOKENS is what SLiM builds
     "dim": 16_384,
     "n_layers": 256,
     "n_heads": 256,

@@ -32,6 +32,7 @@ _PAGES_KEPT_STEPS = 64  # after so many batches the pages of mapped files are le
 class Encoder(Protocol):
     """What is needed of a tokenizer."""
 
+    start_id: int
     eos_id: int
 
     @property
@@ -50,9 +51,9 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut(Sequence[np.ndarray]):
-    """Documents that are not learnt from: item i is the ids of one, int32, without the eos before them.
+    """Documents that are not learnt from: item i is the ids of one, int32, without the start token before them.
 
-    ids (n,) with eos before each   starts (n_docs + 1,): where those are
+    ids (n,) with that before each   starts (n_docs + 1,): where those are
     n_bytes (n_docs,): text that is measured on   counted (n,) bool: which ids are; None: all of them
     """
 
@@ -88,7 +89,7 @@ NOTHING_HELD_OUT = HeldOut(np.empty(0, np.int32), np.zeros(1, np.int64), np.empt
 class TokenData:
     """A corpus as ids.
 
-    train (n,) of any integers, each document begun by eos
+    train (n,) of any integers, each document begun by the start token, after eos where that is another one
     counted (n,) bool: which ids of `train` are to be learnt when they are targets; None: all of them
     """
 
@@ -212,6 +213,9 @@ class _Side:
         self.n_waiting = 0  # bytes
         self._name, self._tokenizer, self._store = name, tokenizer, store
         self._is_masked, self._is_listed = is_masked, is_listed
+        # The end of a document stands before the next one: the ids are a ring. What is measured has no end.
+        start, eos = tokenizer.start_id, tokenizer.eos_id
+        self._opening = (start,) if is_listed or start == eos else (eos, start)
         self._parts: list[Part] = []
         self._n_ids = 0
         self._open: list[int] = []  # start and counted bytes of the document that goes on
@@ -227,7 +231,7 @@ class _Side:
         parts = self._parts
         if not parts:
             return
-        ids, counted, starts = encode_parts(parts, self._tokenizer)
+        ids, counted, starts = encode_parts(parts, self._tokenizer, self._opening)
         self._store.append(self._name, ids)
         if self._is_masked:
             self._store.append(self._name + COUNTED, counted)
@@ -254,12 +258,15 @@ class _Side:
 
 
 def encode_parts(
-    parts: Sequence[Part], tokenizer: Encoder
+    parts: Sequence[Part], tokenizer: Encoder, opening: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids (n,) int32 with all special tokens, which of them are learnt (n,) bool, where each part begins (n_parts,)."""
+    """Ids (n,) int32 with all special tokens, which of them are learnt (n,) bool, where each part begins (n_parts,).
+
+    opening   the tokens before a document, the first of which is learnt: it ends the one before
+    """
     texts, text_starts = tokenizer.encode_documents([part.text for part in parts])
     special = tokenizer.special_tokens
-    opens = np.array([part.opens for part in parts], np.int64)
+    opens = len(opening) * np.array([part.opens for part in parts], np.int64)
     roles = np.array([-1 if part.role is None else special[part.role] for part in parts], np.int64)
     ends = np.array([part.ends for part in parts], np.int64)
     learnt = np.array([part.learnt for part in parts], np.bool_)
@@ -272,8 +279,9 @@ def encode_parts(
     ids[np.arange(texts.size) + np.repeat(starts + before - text_starts[:-1], lengths)] = texts
     counted = np.repeat(learnt, totals)
     # That a document has come to its end is learnt; whose turn it is, is not for the model to say.
-    ids[starts[opens > 0]] = tokenizer.eos_id
-    counted[starts[opens > 0]] = True
+    for place, mark in enumerate(opening):
+        ids[starts[opens > 0] + place] = mark
+        counted[starts[opens > 0] + place] = place == 0
     places = (starts + opens)[roles >= 0]
     ids[places] = roles[roles >= 0]
     counted[places] = False

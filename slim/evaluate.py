@@ -58,10 +58,10 @@ def evaluate(
     model: Model,
     documents: Sequence[np.ndarray],
     n_bytes: int,
-    eos_id: int,
+    start_id: int,
     counted: Sequence[np.ndarray | None] | None = None,
 ) -> Generator[Progress, None, Evaluation]:
-    """The loss of a model over documents, ids (n,) int32 without eos, whose texts have n_bytes together.
+    """The loss of a model over documents, ids (n,) int32 without the start token, whose texts have n_bytes together.
 
     counted: for each document (n,) bool, which of its ids are measured, whose text then are the n_bytes; None: all
     Progress in tokens as it goes, the result as the generator's return value. DataError when there is nothing to score.
@@ -69,7 +69,7 @@ def evaluate(
     windows = [
         window
         for number, ids in enumerate(documents)
-        for window in windows_of(ids, model.config.max_seq_len, eos_id, number)
+        for window in windows_of(ids, model.config.max_seq_len, start_id, number)
     ]
 
     def mask_of(window: Window) -> np.ndarray | None:
@@ -105,11 +105,11 @@ def evaluate(
     return Evaluation(nats, total, n_bytes)
 
 
-def windows_of(ids: np.ndarray, context: int, eos_id: int, document: int = 0) -> Iterator[Window]:
+def windows_of(ids: np.ndarray, context: int, start_id: int, document: int = 0) -> Iterator[Window]:
     """Pieces of a document that fit the context, each token scored once."""
     if ids.size == 0:
         return
-    whole = np.concatenate(([eos_id], ids)).astype(np.int32)
+    whole = np.concatenate(([start_id], ids)).astype(np.int32)
     end = min(whole.size, context + 1)
     yield Window(whole[:end], end - 1, document)
     half = max(context // 2, 1)

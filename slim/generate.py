@@ -90,7 +90,7 @@ def _generate(
     ids = start_of_text(tokenizer, prompt, limit)
     first_seed = secrets.randbelow(2**31) if config.seed is None else config.seed
     capacity = min(limit, ids.size + config.max_tokens)
-    never_penalized = {tokenizer.eos_id}
+    never_penalized = tokenizer.end_ids
     texts = []
     for number in range(samples or 1):
         low_confidence, repetition, note = stop_rules(config, calibration)
@@ -151,7 +151,7 @@ class GrowingText:
         self.seed = seed
         self.finish_reason = ""
         self._tokenizer = tokenizer
-        self._ends = {tokenizer.eos_id, *ends}
+        self._ends = {*tokenizer.end_ids, *ends}
         self._max_tokens = config.max_tokens
         self._limit = limit
         self._low_confidence = low_confidence
@@ -258,7 +258,7 @@ def start_of_text(tokenizer: Tokenizer, prompt: str | bytes | np.ndarray, limit:
             f"the prompt has {ids.size:,} tokens but the model reads at most {limit - 1:,}: "
             "shorten it"
         )
-    return np.concatenate(([tokenizer.eos_id], ids)).astype(np.int32)
+    return np.concatenate(([tokenizer.start_id], ids)).astype(np.int32)
 
 
 def stop_rules(

@@ -22,14 +22,18 @@ _FILE_CACHE = (
 )  # counts as used, but is given up when memory is short
 
 
-def check_fits(needed: int, n_parameters: int) -> None:
+def check_fits(
+    needed: int,
+    n_parameters: int,
+    advice: str = "choose a smaller --preset, --batch-tokens or --seq-len",
+) -> None:
     """ConfigError when a run that needs so many bytes would not fit."""
     available = available_bytes()
     if available is not None and needed > USABLE_SHARE * available:
         raise ConfigError(
             f"this needs about {needed / 1e9:,.1f} GB of memory, but {USABLE_SHARE:.0%} of what is "
-            f"available are {USABLE_SHARE * available / 1e9:,.1f} GB: choose a smaller --preset, "
-            f"--batch-tokens or --seq-len (the model has {n_parameters:,} parameters)"
+            f"available are {USABLE_SHARE * available / 1e9:,.1f} GB: {advice} "
+            f"(the model has {n_parameters:,} parameters)"
         )
 
 

@@ -37,7 +37,7 @@ from slim.input_file import HEAD_BYTES
 from slim.kernels.table import kernels_of
 from slim.memory import PROGRAM_BYTES, check_fits
 from slim.model import Model, choose_precision, workspace_bytes
-from slim.model_file import OPTIMIZER_PREFIX, model_config, model_tokenizer
+from slim.model_file import model_config, model_tokenizer, open_source, read_weights
 from slim.parameters import Parameters
 from slim.plan import Plan, with_threads
 from slim.request import Request, RunControl
@@ -132,7 +132,7 @@ def _begin(
 ) -> Generator[Event, None, tuple[TrainingRun, int, int]]:
     """The run, its peak memory in bytes and its threads."""
     threads = set_threads(config.threads)
-    base = _read_base(request.base) if request.base is not None else None
+    base = (yield from _read_base(request.base)) if request.base is not None else None
     if request.data == STDIN:
         keep_stdin(directory.stdin_text)
         _check_stop(control)
@@ -236,16 +236,16 @@ def _seq_len(config: TrainConfig, sizes: ModelConfig, data: TokenData) -> int:
     return config.seq_len
 
 
-def _read_base(path: str) -> tuple[Parameters, Tokenizer, list[dict[str, object]]]:
+def _read_base(
+    path: str,
+) -> Generator[Event, None, tuple[Parameters, Tokenizer, list[dict[str, object]]]]:
     """Weights, vocabulary and history of the model that finetuning starts from."""
-    with checkpoint.ModelFile(path) as file:
-        sizes = model_config(file.metadata, path)
-        tokenizer = model_tokenizer(file.metadata, sizes, path)
+    with open_source(path) as source:
+        yield from source.notes
+        sizes = source.config
         check_fits(memory_bytes(sizes, 1, 1, "fp32"), sizes.n_parameters)
-        parameters = Parameters(sizes)
-        checkpoint.check_shapes(path, file.shapes, parameters.shapes, OPTIMIZER_PREFIX)
-        file.read_into(parameters.views)
-        return parameters, tokenizer, _history_of(file.metadata)
+        parameters = yield from read_weights(source)
+        return parameters, source.tokenizer, _history_of(source.metadata)
 
 
 # ---- a run that goes on ----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def score(
         raise DataError("there is no text to score")
     decoder = tokenizer.stream()
     logprobs: list[float] = []
-    for chunk in logits_of(model, [ids], tokenizer.eos_id):  # of one document they come in order
+    for chunk in logits_of(model, [ids], tokenizer.start_id):  # of one document they come in order
         measure = Measure(model.config.vocab_size, rows=chunk.targets.size)
         targets = np.ascontiguousarray(chunk.targets)
         for token_id, seen in zip(

@@ -48,13 +48,13 @@ class Scores:
         return np.split(values, borders) if values.size else []
 
 
-def logits_of(model: Model, documents: Sequence[np.ndarray], eos_id: int) -> Iterator[Chunk]:
+def logits_of(model: Model, documents: Sequence[np.ndarray], start_id: int) -> Iterator[Chunk]:
     """The logits before each token of documents, ids (n,) int32 without eos, those of like length together."""
     context = model.config.max_seq_len
     windows = [
         window
         for number, ids in enumerate(documents)
-        for window in windows_of(ids, context, eos_id, number)
+        for window in windows_of(ids, context, start_id, number)
     ]
     windows.sort(key=lambda window: window.ids.size)
     workspace: Workspace | None = None
@@ -121,9 +121,9 @@ class Scorer:
         return Scores(documents, positions, ids, logprob, -entropy, margin, np.exp(best), rank)
 
 
-def score_documents(model: Model, documents: Sequence[np.ndarray], eos_id: int) -> Scores:
+def score_documents(model: Model, documents: Sequence[np.ndarray], start_id: int) -> Scores:
     """All tokens of documents at once."""
     scorer = Scorer()
-    for chunk in logits_of(model, documents, eos_id):
+    for chunk in logits_of(model, documents, start_id):
         scorer.add(chunk)
     return scorer.scores()

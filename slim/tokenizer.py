@@ -15,13 +15,13 @@ import codecs
 import json
 import math
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import numpy as np
 
-from slim.config import LIMITS
 from slim.errors import ConfigError, ModelFileError
 from slim.events import Progress
+from slim.strict_json import parse_json
 
 if TYPE_CHECKING:
     from slim.text_encoder import TextEncoder
@@ -32,23 +32,37 @@ BYTE_ORDER = (*_VISIBLE, *sorted(set(range(256)) - set(_VISIBLE)))
 FIRST_BYTE_ID = len(SPECIAL_TOKENS)
 FIRST_MERGE_ID = FIRST_BYTE_ID + 256
 # In the file a byte is a character: itself where it is visible, else one from U+0100 on.
-_CHARACTERS = {byte: chr(byte) for byte in _VISIBLE}
-_CHARACTERS |= {byte: chr(256 + i) for i, byte in enumerate(BYTE_ORDER[len(_VISIBLE) :])}
+CHARACTERS = {byte: chr(byte) for byte in _VISIBLE}
+CHARACTERS |= {byte: chr(256 + i) for i, byte in enumerate(BYTE_ORDER[len(_VISIBLE) :])}
 
-LARGEST_VOCAB_SIZE = 4096
+LARGEST_VOCAB_SIZE = 4096  # that is chosen
+MOST_TOKENS = 65_536  # that are built or read; imported vocabularies may have more
 _VOCAB_STEP = 64
 _BYTES_PER_SQUARE = 0.44  # see choose_vocab_size
 
 _MAX_JSON_CHARACTERS = 2**24
-_MAX_JSON_VALUES = 4 * LIMITS["vocab_size"]
+_MAX_JSON_VALUES = 4 * MOST_TOKENS
 _STEPS = 1000  # of the progress of building a vocabulary
 
 Value = TypeVar("Value")
 
 
-class Tokenizer:
-    """A vocabulary: the merges, and what follows from them."""
+class DocumentEncoder(Protocol):
+    """What turns documents into ids: yields bytes done, returns all ids and where each document begins."""
 
+    def encode(
+        self, documents: Sequence[bytes], /
+    ) -> Generator[int, None, tuple[np.ndarray, np.ndarray]]: ...
+
+
+class Tokenizer:
+    """A vocabulary: the merges, and what follows from them.
+
+    start_id   the token that every text begins with, which training and generation put there
+    eos_id     the token that ends a text; ours is both
+    """
+
+    start_id = 0
     eos_id = 0
 
     def __init__(self, merges: Sequence[tuple[int, int]]) -> None:
@@ -63,6 +77,11 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         return len(self._tokens)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """All tokens that end a text: `eos_id`, and others that a vocabulary from elsewhere may have."""
+        return frozenset({self.eos_id})
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -119,7 +138,7 @@ class Tokenizer:
                 _refuse(f"its {name[:40]!r} is not what its merges lead to")
         return tokenizer
 
-    def _text_encoder(self) -> TextEncoder:
+    def _text_encoder(self) -> DocumentEncoder:
         if self._encoder is None:
             from slim.text_encoder import TextEncoder
 
@@ -158,7 +177,7 @@ def build_tokenizer(
 
     A text with too little that repeats gives fewer tokens. Of more than 32 MB an even sample is read.
     """
-    largest = LIMITS["vocab_size"]
+    largest = MOST_TOKENS
     if isinstance(vocab_size, bool) or not FIRST_MERGE_ID <= vocab_size <= largest:
         raise ConfigError(
             f"vocab_size must be from {FIRST_MERGE_ID} ({FIRST_BYTE_ID} special tokens and 256 bytes) "
@@ -214,16 +233,16 @@ def _result_of(steps: Generator[object, None, Value]) -> Value:
             return stop.value
 
 
-def _spelled(token: bytes) -> str:
+def spelled(token: bytes) -> str:
     """A token as the file writes it."""
-    return "".join(map(_CHARACTERS.__getitem__, token))
+    return "".join(map(CHARACTERS.__getitem__, token))
 
 
 def _record(
     tokens: Sequence[bytes], merges: Sequence[tuple[int, int]]
 ) -> dict[str, object]:
     """The `tokenizer.json` of a vocabulary."""
-    spelled = [*SPECIAL_TOKENS, *map(_spelled, tokens[FIRST_BYTE_ID:])]
+    names = [*SPECIAL_TOKENS, *map(spelled, tokens[FIRST_BYTE_ID:])]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     byte_level |= {"use_regex": True}
     return {
@@ -250,19 +269,19 @@ def _record(
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": {token: i for i, token in enumerate(spelled)},
-            "merges": [f"{spelled[left]} {spelled[right]}" for left, right in merges],
+            "vocab": {token: i for i, token in enumerate(names)},
+            "merges": [f"{names[left]} {names[right]}" for left, right in merges],
         },
     }
 
 
 def _read_merges(lines: list[object]) -> list[tuple[int, int]]:
     """The ids that each line joins, in order."""
-    most = LIMITS["vocab_size"] - FIRST_MERGE_ID
+    most = MOST_TOKENS - FIRST_MERGE_ID
     if len(lines) > most:
         _refuse(f"it has {len(lines):,} merges, but at most {most:,} are read")
     known = {name: i for i, name in enumerate(SPECIAL_TOKENS)}
-    known |= {_CHARACTERS[byte]: FIRST_BYTE_ID + i for i, byte in enumerate(BYTE_ORDER)}
+    known |= {CHARACTERS[byte]: FIRST_BYTE_ID + i for i, byte in enumerate(BYTE_ORDER)}
     merges = []
     for number, line in enumerate(lines, start=1):
         left, blank, right = line.partition(" ") if isinstance(line, str) else ("", "", "")
@@ -282,26 +301,13 @@ def _parse(text: str) -> dict[str, object]:
     """JSON of a bounded size, without duplicate keys."""
     if len(text) > _MAX_JSON_CHARACTERS:
         _refuse(f"it has {len(text):,} characters, but at most {_MAX_JSON_CHARACTERS:,} are read")
-    if sum(map(text.count, ",[{")) > _MAX_JSON_VALUES:
-        _refuse(f"it has more than {_MAX_JSON_VALUES:,} values")
     try:
-        record = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_number)
-    except (ValueError, RecursionError) as problem:
+        record = parse_json(text, _MAX_JSON_VALUES)
+    except ValueError as problem:
         _refuse(f"it is not valid JSON: {problem}")
     if not isinstance(record, dict):
         _refuse("it is not a record")
     return record
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError("a name occurs twice")
-    return record
-
-
-def _refuse_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
 
 
 def _canonical(value: object) -> str:

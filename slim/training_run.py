@@ -185,7 +185,7 @@ class TrainingRun:
         began = time.monotonic()
         result: Evaluation | None = None
         steps = evaluate(
-            self.trainer.model, part.documents, part.n_bytes, self.tokenizer.eos_id, part.counted
+            self.trainer.model, part.documents, part.n_bytes, self.tokenizer.start_id, part.counted
         )
         while result is None:
             try:

@@ -31,7 +31,7 @@ from slim.tokenizer import SPECIAL_TOKENS
 class ByteTokenizer:
     """One token per byte, after four special ones."""
 
-    eos_id = 0
+    start_id = eos_id = 0
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -120,7 +120,7 @@ def test_parts_become_ids_and_a_mask() -> None:
         Part(b"", joined=True, ends=True),
         Part(b"C", opens=True),
     ]
-    ids, counted, starts = encode_parts(parts, ByteTokenizer())
+    ids, counted, starts = encode_parts(parts, ByteTokenizer(), (eos,))
     a, b, c, h, i, o, y = (ord(letter) + 4 for letter in "ABChioy")
     expected = [
         *[(eos, 1), (user, 0), (h, 0), (i, 0), (end, 0), (assistant, 0), (y, 1), (o, 1), (end, 1)],
@@ -128,6 +128,21 @@ def test_parts_become_ids_and_a_mask() -> None:
     ]
     assert list(zip(ids.tolist(), counted.astype(int).tolist(), strict=True)) == expected
     assert starts.tolist() == [0, 5, 9, 11, 12, 13] and ids.dtype == np.int32
+
+
+def test_a_start_of_its_own_follows_the_end(of) -> None:  # type: ignore[no-untyped-def]
+    """A vocabulary from elsewhere may end a text by another token than begins it."""
+    tokenizer = ByteTokenizer()
+    tokenizer.start_id = 1
+    parts = [Part(b"A", opens=True, learnt=False), Part(b"B", opens=True)]
+    ids, counted, starts = encode_parts(parts, tokenizer, (0, 1))
+    a, b = ord("A") + 4, ord("B") + 4
+    assert ids.tolist() == [0, 1, a, 0, 1, b] and starts.tolist() == [0, 3]
+    assert counted.tolist() == [True, False, False, True, False, True]
+    _, data = finished(prepare(of([b"%d " % i * 9 for i in range(40)]), tokenizer))
+    opened = np.flatnonzero(data.train == 1)
+    assert opened.size > 30 and (data.train[opened - 1] == 0).all()
+    assert 0 not in data.validation.ids.tolist() and data.validation.ids[0] == 1
 
 
 # Sequence length

@@ -30,7 +30,8 @@ GREEDY = {"temperature": 0.0, "repeat_penalty": 1.0, "seed": 0}
 class ByteTokenizer:
     """One token per byte after the four special tokens."""
 
-    eos_id = 0
+    start_id = eos_id = 0
+    end_ids = frozenset({0})
     vocab_size = 260
 
     def __init__(self) -> None:

@@ -35,6 +35,7 @@ FLOORS = [
     {"model", "parameters", "optim", "data", "corpus", "token_files", "kv_cache", "decoding"},
     {"checkpoint", "run_directory"},
     {"conversation", "records"},
+    {"imported_encoder", "imported_tokenizer"},
     {"tokenizer", "text_encoder", "vocabulary", "word_table", "sampling", "calibration", "shades"},
     {"confidence"},
     {"compute"},
@@ -43,6 +44,7 @@ FLOORS = [
         *("config", "settings", "events", "errors", "request", "recipe", "memory"),
         *("safe_text", "demo_text", "demo_recipe", "input_file", "atomic_file", "operating_system"),
         *("run_state", "wording", "text_stream", "text_files"),
+        *("strict_json", "pair_merging"),
     },
 ]
 # Programs of their own, which `slim bench --against` starts in another process: they measure other people's libraries,

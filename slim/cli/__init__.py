@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import difflib
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from slim.errors import SlimError, UsageError
 COMMANDS = (
     *("demo", "pretrain", "finetune", "train", "resume"),
     *("generate", "chat", "score", "eval", "calibrate"),
-    *("info", "tokenize", "export", "doctor", "bench"),
+    *("info", "tokenize", "import", "export", "doctor", "bench"),
 )
 LONGEST_COMPLAINT = 600  # characters: somebody may have pasted a book as an option
 EPILOG = """\
@@ -57,7 +58,8 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--version", action="version", version=f"slim {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name in COMMANDS:
-        importlib.import_module(f"slim.cli.{name}").add_parser(subparsers)
+        module = f"slim.cli.{name}_" if keyword.iskeyword(name) else f"slim.cli.{name}"
+        importlib.import_module(module).add_parser(subparsers)
     return parser, subparsers.choices
 
 

@@ -163,8 +163,8 @@ def _events(
         from slim.generate import usable_calibration
 
         calibration = usable_calibration(metadata.get("calibration"))  # type: ignore[arg-type]
-        yield (yield from confidence_report(model, list(documents), tokenizer.eos_id, calibration))
+        yield (yield from confidence_report(model, list(documents), tokenizer.start_id, calibration))
         return
     counted = [documents.counted_of(i) for i in range(len(documents))]
     n_bytes = int(documents.n_bytes.sum())
-    yield (yield from evaluate(model, documents, n_bytes, tokenizer.eos_id, counted))
+    yield (yield from evaluate(model, documents, n_bytes, tokenizer.start_id, counted))

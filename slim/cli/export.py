@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         from slim.formats.stored_model import read_stored_model
 
         write = {"hf": export_hf, "gguf": export_gguf, "llama2c": export_llama2c}[kind]
-        yield from write(read_stored_model(args.model), args.out, args.dtype)
+        model = yield from read_stored_model(args.model)
+        yield from write(model, args.out, args.dtype)
 
     for _ in show_stages(events()):
         pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,21 +45,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(path: str | Path) -> dict[str, object]:
-    """What the header of a model file says, as one JSON object."""
-    from slim.checkpoint import read_metadata
+    """What the header of a model file says, or the configuration of a model of another program, as one JSON object."""
     from slim.config import as_dict
-    from slim.model_file import model_config
+    from slim.model_file import open_source
 
-    metadata, shapes = read_metadata(path)
-    config = model_config(metadata, path)
-    weights = sum(
-        math.prod(shape) for name, shape in shapes.items() if not name.startswith("slim.opt.")
-    )
+    with open_source(path) as source:
+        metadata, config = source.metadata, source.config
+    size = Path(path).stat().st_size
+    if Path(path).is_dir():
+        size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
     return {
         "file": str(path),
-        "size_bytes": Path(path).stat().st_size,
+        "size_bytes": size,
         "format": metadata.get("format"),
-        "parameters": weights,
+        "parameters": config.n_parameters,
         "model": as_dict(config),
         "history": metadata.get("history") or [],
         "calibration": metadata.get("calibration"),

@@ -39,10 +39,10 @@ def shading_of(args: argparse.Namespace, environment: Mapping[str, str]) -> Shad
     bins: Bins | None = None
     if args.confidence != "off" and args.bins != "absolute":
         from slim.calibration import Calibration
-        from slim.checkpoint import read_metadata
+        from slim.model_file import open_source
 
-        metadata, _ = read_metadata(args.model)
-        calibration = Calibration.from_record(metadata.get("calibration"))
+        with open_source(args.model) as source:
+            calibration = Calibration.from_record(source.metadata.get("calibration"))
         bins = None if calibration is None else calibration.relative_bins
         if bins is None and args.bins == "relative":
             raise UsageError(

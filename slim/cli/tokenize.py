@@ -28,12 +28,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tokens."""
-    from slim.checkpoint import read_metadata
     from slim.compute import stream
-    from slim.model_file import model_config, model_tokenizer
+    from slim.model_file import open_source
 
-    metadata, _ = read_metadata(args.model)
-    tokenizer = model_tokenizer(metadata, model_config(metadata, args.model), args.model)
+    with open_source(args.model) as source:
+        tokenizer = source.tokenizer
     data = sys.stdin.buffer.read() if args.text == "-" else os.fsencode(args.text)
     (ids,) = stream(iter_once(lambda: tokenizer.encode(data)))
     pieces = [visible(tokenizer.token_bytes(token_id)) for token_id in ids.tolist()]

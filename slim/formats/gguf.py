@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,18 @@ import numpy as np
 from slim.atomic_file import check_writable, replace_file
 from slim.errors import SaveError, UsageError
 from slim.events import Note, Progress
+from slim.formats.hf import chat_template
 from slim.formats.narrow import to_bf16, to_f16
 from slim.formats.rope_rows import interleaved, rotated_heads
 from slim.formats.stored_model import StoredModel
+from slim.formats.tokenizer_json import piece_names, scores_of
+from slim.imported_tokenizer import BYTE_LEVEL, ImportedTokenizer, Vocabulary
 from slim.input_file import reason
 from slim.tokenizer import SPECIAL_TOKENS, Tokenizer
 
+OLLAMA_TURNS = (  # the same as hf.CHAT_TEMPLATE, in the language of Go
+    "{{ range .Messages }}<|{{ .Role }}|>{{ .Content }}<|end|>{{ end }}<|assistant|>"
+)
 DTYPES = ("f32", "f16", "bf16", "q8_0")
 BLOCK = 32  # numbers of a row that q8_0 scales together
 LAYER_NAMES = {
@@ -55,10 +62,16 @@ def export_gguf(
     wide = sum(kind == "f16" for kind in kinds.values()) if dtype == "q8_0" else 0
     if wide:
         yield Note(f"{wide} matrices are stored as f16: q8_0 needs rows that {BLOCK} divides")
+    vocabulary = gguf_vocabulary(model.tokenizer)
+    imported = model.tokenizer
+    if isinstance(imported, ImportedTokenizer) and imported.vocabulary.prefix == "metaspace":
+        yield Note(
+            "llama.cpp puts a blank before a text that begins with one, which this tokenizer does not"
+        )
     temporary = path.parent / f".{path.name[:160]}.{secrets.token_hex(8)}.slim-tmp"
     try:
         writer = gguf.GGUFWriter(str(temporary), "llama")
-        _describe(writer, gguf, model)
+        _describe(writer, gguf, model, vocabulary)
         for name, weight in model.parameters:
             kind = gguf.GGMLQuantizationType[kinds[name].upper()]
             size = _byte_count(weight, kinds[name])
@@ -95,17 +108,28 @@ def gguf_name(name: str) -> str:
 
 
 def modelfile(file_name: str, model: StoredModel) -> str:
-    """What `ollama create` reads: the prompt is given to the model as it is, and the context is the model's."""
-    lines = [
-        f"FROM ./{file_name}",
-        'TEMPLATE "{{ .Prompt }}"',
-        f"PARAMETER num_ctx {model.config.max_seq_len}",
-        *(f'PARAMETER stop "{name}"' for name in (SPECIAL_TOKENS[0], "<|end|>")),
-    ]
+    """What `ollama create` reads: turns by role tokens where the model has learnt them, else the prompt as it is.
+
+    Ollama cannot read a template of Jinja from elsewhere in a Modelfile; it takes that from the GGUF file.
+    """
+    tokenizer = model.tokenizer
+    names = {i: name for name, i in tokenizer.special_tokens.items()}
+    stops = [names[i] for i in sorted(tokenizer.end_ids) if i in names]
+    lines = [f"FROM ./{file_name}"]
+    if isinstance(tokenizer, ImportedTokenizer):
+        if tokenizer.vocabulary.chat_template is None:
+            lines.append('TEMPLATE "{{ .Prompt }}"')
+    else:
+        stops.append("<|end|>")
+        lines.append(
+            f'TEMPLATE """{OLLAMA_TURNS}"""' if model.knows_roles else 'TEMPLATE "{{ .Prompt }}"'
+        )
+    lines.append(f"PARAMETER num_ctx {model.config.max_seq_len}")
+    lines += [f"PARAMETER stop {json.dumps(name, ensure_ascii=False)}" for name in stops]
     return "\n".join(lines) + "\n"
 
 
-def _describe(writer: Any, gguf: Any, model: StoredModel) -> None:
+def _describe(writer: Any, gguf: Any, model: StoredModel, vocabulary: GgufVocabulary) -> None:
     config, tokenizer = model.config, model.tokenizer
     writer.add_context_length(config.max_seq_len)
     writer.add_embedding_length(config.dim)
@@ -117,26 +141,71 @@ def _describe(writer: Any, gguf: Any, model: StoredModel) -> None:
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
-    tokens, merges = _spelled(tokenizer)
-    special = len(SPECIAL_TOKENS)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    kinds = [gguf.TokenType.CONTROL] * special
-    writer.add_token_types(kinds + [gguf.TokenType.NORMAL] * (len(tokens) - special))
-    if merges:  # an empty list has no type
-        writer.add_token_merges(merges)
-    writer.add_bos_token_id(tokenizer.eos_id)
+    names = {i: name for name, i in tokenizer.special_tokens.items()}
+    if vocabulary.scores is None:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(vocabulary.pre)
+    else:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_scores(vocabulary.scores)
+        writer.add_add_space_prefix(True)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types([gguf.TokenType[kind] for kind in vocabulary.kinds])
+    if vocabulary.merges:  # an empty list has no type
+        writer.add_token_merges(vocabulary.merges)
+    writer.add_bos_token_id(tokenizer.start_id)
     writer.add_eos_token_id(tokenizer.eos_id)
-    writer.add_eot_token_id(SPECIAL_TOKENS.index("<|end|>"))
+    end_of_turn = [i for i in sorted(tokenizer.end_ids) if i != tokenizer.eos_id]
+    if not isinstance(tokenizer, ImportedTokenizer):
+        end_of_turn = [SPECIAL_TOKENS.index("<|end|>")]
+    if end_of_turn:
+        writer.add_eot_token_id(end_of_turn[-1])
+    if vocabulary.scores is not None and 0 in names:
+        writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
+    template = chat_template(model)
+    if template is not None:
+        writer.add_chat_template(template)
 
 
-def _spelled(tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
-    """Tokens and merges as a tokenizer.json spells them."""
-    record = json.loads(tokenizer.to_json())["model"]
-    return sorted(record["vocab"], key=record["vocab"].__getitem__), record["merges"]
+@dataclass(frozen=True, slots=True)
+class GgufVocabulary:
+    """A vocabulary as llama.cpp keeps it: merges and the name of a pattern, or scores."""
+
+    tokens: list[str]
+    kinds: list[str]  # of gguf.TokenType
+    merges: list[str]
+    pre: str
+    scores: list[float] | None
+
+
+def gguf_vocabulary(tokenizer: Tokenizer) -> GgufVocabulary:
+    """The vocabulary of a model. UsageError for one that llama.cpp would join otherwise."""
+    if not isinstance(tokenizer, ImportedTokenizer):
+        record = json.loads(tokenizer.to_json())["model"]
+        tokens = sorted(record["vocab"], key=record["vocab"].__getitem__)
+        special = len(SPECIAL_TOKENS)
+        kinds = ["CONTROL"] * special + ["NORMAL"] * (len(tokens) - special)
+        return GgufVocabulary(tokens, kinds, record["merges"], "gpt-2", None)
+    known = tokenizer.vocabulary
+    names = piece_names(tokenizer)
+    kinds = [_token_kind(known, i) for i in range(len(names))]
+    if known.shape == BYTE_LEVEL:
+        merges = [f"{names[left]} {names[right]}" for left, right in known.merges]
+        pre = {"gpt-2": "gpt-2", "smollm": "smollm", "llama-3": "llama-bpe"}[known.split]
+        return GgufVocabulary(names, kinds, merges, pre, None)
+    if len(set(names)) != len(names):
+        raise UsageError("two tokens have one name, which a GGUF file cannot hold")
+    return GgufVocabulary(names, kinds, [], "default", scores_of(tokenizer))
+
+
+def _token_kind(known: Vocabulary, i: int) -> str:
+    if known.shape != BYTE_LEVEL and i in known.byte_ids:
+        return "BYTE"
+    if i in known.special:
+        return "UNKNOWN" if known.shape != BYTE_LEVEL and i == 0 else "CONTROL"
+    return "NORMAL" if known.pieces[i] else "UNUSED"
 
 
 def _kind(weight: np.ndarray, dtype: str) -> str:

@@ -20,6 +20,8 @@ from slim.errors import SaveError, UsageError
 from slim.events import Progress
 from slim.formats.narrow import to_bf16, to_f16
 from slim.formats.stored_model import StoredModel
+from slim.formats.tokenizer_json import tokenizer_json
+from slim.imported_tokenizer import ImportedTokenizer
 from slim.input_file import reason
 from slim.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -28,14 +30,18 @@ DTYPES = {
     "f16": ("F16", "float16", 2),
     "bf16": ("BF16", "bfloat16", 2),
 }
-_START = SPECIAL_TOKENS[0]
 _END_OF_REPLY = SPECIAL_TOKENS.index("<|end|>")
+CHAT_TEMPLATE = (  # conversation.py lays turns out like this
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
 
 def export_hf(model: StoredModel, out: str | Path, dtype: str = "f32") -> Iterator[Progress]:
     """Write the directory `out`, file by file, `config.json` last; UsageError for a dtype that it cannot have."""
     if dtype not in DTYPES:
         raise UsageError(f"a Hugging Face directory holds f32, f16 or bf16, not {dtype}")
+    vocabulary = tokenizer_json(model.tokenizer)  # first, because it may be what cannot be said
     folder = Path(out)
     try:
         folder.mkdir(exist_ok=True)
@@ -50,8 +56,8 @@ def export_hf(model: StoredModel, out: str | Path, dtype: str = "f32") -> Iterat
         folder / "model.safetensors", [_header(model, dtype), *map(_bytes_of, narrowed.values())]
     )
     for name, record in (
-        ("tokenizer.json", tokenizer_json(model.tokenizer)),
-        ("tokenizer_config.json", _tokenizer_config(model.config)),
+        ("tokenizer.json", vocabulary),
+        ("tokenizer_config.json", _tokenizer_config(model)),
         ("generation_config.json", _generation_config(model.tokenizer)),
         ("config.json", config_json(model.config, model.tokenizer, dtype)),
     ):
@@ -81,43 +87,44 @@ def config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: str = "f32") -
         "tie_word_embeddings": config.tie_embeddings,
         "attention_bias": False,
         "mlp_bias": False,
-        "bos_token_id": tokenizer.eos_id,
+        "bos_token_id": tokenizer.start_id,
         "eos_token_id": tokenizer.eos_id,
         "torch_dtype": DTYPES[dtype][1],
     }
 
 
-def tokenizer_json(tokenizer: Tokenizer) -> dict[str, object]:
-    """The vocabulary, and the rule that a text begins with `<|endoftext|>`, as it did in training."""
-    record = json.loads(tokenizer.to_json())
-    start: dict[str, object] = {"SpecialToken": {"id": _START, "type_id": 0}}
-    first: dict[str, object] = {"Sequence": {"id": "A", "type_id": 0}}
-    second: dict[str, object] = {"Sequence": {"id": "B", "type_id": 1}}
-    record["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [start, first],
-        "pair": [start, first, second],
-        "special_tokens": {_START: {"id": _START, "ids": [tokenizer.eos_id], "tokens": [_START]}},
-    }
-    return record
-
-
-def _tokenizer_config(config: ModelConfig) -> dict[str, object]:
-    return {
+def _tokenizer_config(model: StoredModel) -> dict[str, object]:
+    tokenizer = model.tokenizer
+    names = {i: name for name, i in tokenizer.special_tokens.items()}
+    start, end = names.get(tokenizer.start_id), names.get(tokenizer.eos_id)
+    record: dict[str, object] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": _START,
-        "eos_token": _START,
-        "pad_token": _START,
-        "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
-        "model_max_length": config.max_seq_len,
+        "bos_token": start,
+        "eos_token": end,
+        "pad_token": end,
+        "additional_special_tokens": [
+            name for name in tokenizer.special_tokens if name not in (start, end)
+        ],
+        "model_max_length": model.config.max_seq_len,
         "clean_up_tokenization_spaces": False,
     }
+    template = chat_template(model)
+    return record if template is None else {**record, "chat_template": template}
+
+
+def chat_template(model: StoredModel) -> str | None:
+    """How turns become a text: by role tokens where the model has learnt them, as it came where it was imported."""
+    if isinstance(model.tokenizer, ImportedTokenizer):
+        return model.tokenizer.vocabulary.chat_template
+    return CHAT_TEMPLATE if model.knows_roles else None
 
 
 def _generation_config(tokenizer: Tokenizer) -> dict[str, object]:
-    ends = [tokenizer.eos_id, _END_OF_REPLY]
+    ends = sorted(tokenizer.end_ids, key=lambda i: (i != tokenizer.eos_id, i))
+    if not isinstance(tokenizer, ImportedTokenizer):
+        ends.append(_END_OF_REPLY)
     return {
-        "bos_token_id": tokenizer.eos_id,
+        "bos_token_id": tokenizer.start_id,
         "eos_token_id": ends,
         "pad_token_id": tokenizer.eos_id,
     }

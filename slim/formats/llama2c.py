@@ -28,23 +28,26 @@ from slim.errors import UsageError
 from slim.events import Progress
 from slim.formats.rope_rows import interleaved, rotated_heads
 from slim.formats.stored_model import StoredModel
+from slim.formats.tokenizer_json import piece_names, scores_of
+from slim.imported_tokenizer import NO_MERGE, SENTENCEPIECE, ImportedTokenizer
 from slim.tokenizer import FIRST_MERGE_ID, SPECIAL_TOKENS, Tokenizer
 
 TOKENIZER = "tokenizer.bin"
-NEVER = -1e10  # the score below which run.c merges nothing
-_BEFORE_FFN_NORM = (
+KINDS = (  # of a layer's weights, in the order of the file
     *("input_layernorm", "self_attn.q_proj", "self_attn.k_proj"),
     *("self_attn.v_proj", "self_attn.o_proj"),
+    *("post_attention_layernorm", "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj"),
 )
-_FROM_FFN_NORM = ("post_attention_layernorm", "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj")
 
 
 def export_llama2c(model: StoredModel, out: str | Path, dtype: str = "f32") -> Iterator[Progress]:
     """Write the checkpoint `out` and tokenizer.bin in its folder; UsageError for what the format cannot carry."""
     check_carries(model.config, dtype)
+    ids_in_order(model.tokenizer)
+    vocabulary = tokenizer_bin(model.tokenizer)
     path = Path(out)
     yield Progress("exporting", 0, 1)
-    replace_file(path.parent / TOKENIZER, [tokenizer_bin(model.tokenizer)])
+    replace_file(path.parent / TOKENIZER, [vocabulary])
     replace_file(path, _checkpoint(model))
     yield Progress("exporting", 1, 1)
 
@@ -64,7 +67,18 @@ def check_carries(config: ModelConfig, dtype: str) -> None:
 
 
 def ids_in_order(tokenizer: Tokenizer) -> np.ndarray:
-    """Our id of every llama2.c id, (V,) int64."""
+    """Our id of every llama2.c id, (V,) int64. UsageError for a vocabulary of which run.c makes other tokens."""
+    if isinstance(tokenizer, ImportedTokenizer):
+        known = tokenizer.vocabulary
+        if (
+            known.shape != SENTENCEPIECE
+            or known.byte_ids != tuple(range(3, 259))
+            or known.start_id != 1
+        ):
+            raise UsageError(
+                "llama2.c joins characters by score and has its bytes at tokens 3 to 258: this vocabulary is another"
+            )
+        return np.arange(tokenizer.vocab_size)
     start, user, assistant, end = range(len(SPECIAL_TOKENS))
     single = {tokenizer.token_bytes(i): i for i in range(len(SPECIAL_TOKENS), FIRST_MERGE_ID)}
     in_order = [single[bytes([byte])] for byte in range(256)]
@@ -74,15 +88,32 @@ def ids_in_order(tokenizer: Tokenizer) -> np.ndarray:
 
 def tokenizer_bin(tokenizer: Tokenizer) -> bytes:
     """The vocabulary as run.c reads it."""
-    parts = []
-    longest = 0
-    for our_id in ids_in_order(tokenizer).tolist():
-        special = our_id < len(SPECIAL_TOKENS)
-        piece = SPECIAL_TOKENS[our_id].encode() if special else tokenizer.token_bytes(our_id)
-        score = NEVER if special else float(-max(our_id - FIRST_MERGE_ID + 1, 0))
-        longest = max(longest, len(piece))
-        parts.append(struct.pack("<fi", score, len(piece)) + piece)
-    return struct.pack("<I", longest) + b"".join(parts)
+    if isinstance(tokenizer, ImportedTokenizer):
+        known = tokenizer.vocabulary
+        raw = known.byte_merges
+        scores = list(known.scores) or scores_of(tokenizer)
+        pieces = [
+            known.pieces[i]
+            if raw and i in known.byte_ids
+            else name.replace("▁", " ").encode()
+            if i in known.byte_ids or not known.pieces[i]
+            else known.pieces[i]
+            for i, name in enumerate(piece_names(tokenizer))
+        ]
+    else:
+        order = ids_in_order(tokenizer).tolist()
+        special = len(SPECIAL_TOKENS)
+        pieces = [
+            SPECIAL_TOKENS[i].encode() if i < special else tokenizer.token_bytes(i) for i in order
+        ]
+        scores = [
+            NO_MERGE if i < special else -float(max(i - FIRST_MERGE_ID + 1, 0)) for i in order
+        ]
+    parts = [
+        struct.pack("<fi", score, len(piece)) + piece
+        for score, piece in zip(scores, pieces, strict=True)
+    ]
+    return struct.pack("<I", max(map(len, pieces))) + b"".join(parts)
 
 
 def _checkpoint(model: StoredModel) -> Iterator[bytes | memoryview]:
@@ -92,7 +123,7 @@ def _checkpoint(model: StoredModel) -> Iterator[bytes | memoryview]:
     sizes = (config.dim, config.hidden_dim, config.n_layers, config.n_heads, config.n_kv_heads)
     yield struct.pack("<7i", *sizes, signed, config.max_seq_len)
     yield _bytes_of(views["model.embed_tokens.weight"][order])
-    for kind in (*_BEFORE_FFN_NORM, *_FROM_FFN_NORM):
+    for kind in KINDS:
         for layer in range(config.n_layers):
             name = f"model.layers.{layer}.{kind}.weight"
             heads = rotated_heads(name, config)

@@ -36,10 +36,9 @@ class Estimate:
 
 def estimating(request: Request) -> Iterator[Estimate]:
     """One estimate; a job for the engine thread. SlimError where the run could not be begun."""
-    from slim.checkpoint import read_metadata
     from slim.memory import available_bytes
     from slim.model import choose_precision
-    from slim.model_file import model_config
+    from slim.model_file import open_source
     from slim.run import memory_bytes
     from slim.tokenizer import choose_vocab_size
 
@@ -49,7 +48,8 @@ def estimating(request: Request) -> Iterator[Estimate]:
         raise DataError(f"{request.data}: cannot be read: {reason(problem)}") from problem
     config = recipe.train_config(request)
     if request.base is not None:
-        sizes = model_config(read_metadata(request.base)[0], request.base)
+        with open_source(request.base) as source:
+            sizes = source.config
     else:
         asked = request.settings.model.get("vocab_size")
         vocab_size = asked if isinstance(asked, int) else choose_vocab_size(n_bytes)

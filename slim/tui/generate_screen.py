@@ -87,7 +87,7 @@ class GenerateScreen(WritingScreen):
             self.notify("it is still writing: Esc stops it", timeout=2)
         elif ids is None:
             self._write()
-        elif self.model is not None and ids.size and ids[-1] == self.model.tokenizer.eos_id:
+        elif self.model is not None and ids.size and ids[-1] in self.model.tokenizer.end_ids:
             self.say("the text came to its end: nothing follows")
         else:
             self._start(ids)
