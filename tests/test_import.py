@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import struct
 import subprocess
 import sys
@@ -44,7 +45,7 @@ from slim.formats.gguf import export_gguf
 from slim.formats.hf import CHAT_TEMPLATE, export_hf
 from slim.formats.import_model import Imported, import_model
 from slim.formats.llama2c import export_llama2c, tokenizer_bin
-from slim.formats.llama2c_source import read_tokenizer_bin
+from slim.formats.llama2c_source import _tokenizer, read_tokenizer_bin
 from slim.formats.stored_model import read_stored_model
 from slim.formats.tokenizer_json import read_tokenizer_json, tokenizer_json
 from slim.imported_tokenizer import ImportedTokenizer
@@ -55,6 +56,15 @@ from slim.tokenizer import Tokenizer, train_tokenizer
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=name_of)
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 N_STRINGS = 10_000
+some_and_all = pytest.mark.parametrize(
+    "count", [1000, pytest.param(N_STRINGS, marks=pytest.mark.soak)]
+)
+# Letters and numbers that came with Unicode 16, by blocks: llama.cpp's tables are older, there they are none.
+NEW_LETTERS = re.compile(
+    "[\u1c89-\u1c8a\ua7cb-\ua7dc\U000105c0-\U000105f3\U00010d40-\U00010d8f\U00010ec2-\U00010ec4"
+    "\U00011380-\U000113ff\U000116d0-\U000116e3\U00011bc0-\U00011bff\U00013460-\U000143ff"
+    "\U00016100-\U0001613f\U00016d40-\U00016d7f\U0001ccf0-\U0001ccf9\U0001e5d0-\U0001e5ff]"
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +125,9 @@ def test_the_exported_tokenizer_gives_the_same_tokens(
 
 @needs("tokenizers", "transformers")
 @every_shape
+@some_and_all
 def test_transformers_makes_the_same_of_an_export(
-    shape: str, strings: list[str], tmp_path: Path
+    count: int, shape: str, strings: list[str], tmp_path: Path
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -124,8 +135,8 @@ def test_transformers_makes_the_same_of_an_export(
     exhaust(export_hf(stored(GROUPED, mine), tmp_path / "hf"))
     theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert theirs.bos_token_id == mine.start_id and theirs.eos_token_id == mine.eos_id
-    found = theirs(strings, split_special_tokens=True)["input_ids"]
-    for text, ids in zip(strings, found, strict=True):
+    found = theirs(strings[:count], split_special_tokens=True)["input_ids"]
+    for text, ids in zip(strings, found, strict=False):
         assert ids == [mine.start_id, *mine.encode(text).tolist()], repr(text)
 
 
@@ -138,6 +149,8 @@ def test_llama_cpp_makes_the_same_of_an_export(
     said = exhaust(export_gguf(stored(GROUPED, mine), tmp_path / "m.gguf"))
     notes = [event for event in said if isinstance(event, Note)]
     texts = [text for text in strings if shape != "llama-2 metaspace" or text[0] not in " ▁"]
+    texts = [text for text in texts if not NEW_LETTERS.search(text)]
+    assert len(texts) > 0.8 * len(strings)
     assert bool(notes) == (shape == "llama-2 metaspace")
     _, found = llama_cpp(tmp_path / "m.gguf", np.array([mine.start_id], np.int32), texts)
     different = [
@@ -244,8 +257,6 @@ def write_llama2c_tokenizer(path: Path, pieces: list[bytes], scores: list[float]
 @needs("tokenizers")
 @pytest.mark.parametrize("raw_bytes", [False, True], ids=["<0xXX>", "raw bytes"])
 def test_llama2c_joins_by_score(raw_bytes: bool, strings: list[str], tmp_path: Path) -> None:
-    from slim.formats.llama2c_source import _tokenizer
-
     pieces, scores = llama2c_vocabulary(raw_bytes)
     write_llama2c_tokenizer(tmp_path / "tokenizer.bin", pieces, scores)
     mine, order = _tokenizer(*read_tokenizer_bin(tmp_path / "tokenizer.bin", len(pieces)))
@@ -313,7 +324,8 @@ def test_a_model_of_transformers_computes_the_same(config: ModelConfig, tmp_path
     model.save_pretrained(tmp_path / "hf", max_shard_size="60KB" if sharded else "5GB")
     assert (tmp_path / "hf" / "model.safetensors").exists() != sharded
     tokenizer.save(str(tmp_path / "hf" / "tokenizer.json"))
-    model = model.to(torch.float32)
+    # Not model.to(float32): the angles of its RoPE would stay rounded.
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     mine, vocabulary, _ = load_model(tmp_path / "hf", "fp32")
     assert (vocabulary.start_id, vocabulary.eos_id, vocabulary.vocab_size) == (1, 2, size)
     ids = np.random.default_rng(5).integers(0, size, 256)
@@ -376,7 +388,7 @@ def test_a_llama2c_model_computes_the_same(raw_bytes: bool, tmp_path: Path) -> N
     pieces, scores = llama2c_vocabulary(raw_bytes)
     write_llama2c_tokenizer(tmp_path / "other.bin", pieces, scores)
     vocabulary = tmp_path / "other.bin"
-    _, mine = imported("llama-2", extra_rows=len(pieces) - imported("llama-2")[1].vocab_size)
+    mine, _ = _tokenizer(pieces, scores)
     model = stored(dataclasses.replace(GROUPED, tie_embeddings=raw_bytes), mine)
     exhaust(export_llama2c(model, tmp_path / "c.bin"))
     exhaust(import_model(tmp_path / "c.bin", tmp_path / "m.bin", vocabulary))
