@@ -285,7 +285,8 @@ def encode_parts(
     places = (starts + opens)[roles >= 0]
     ids[places] = roles[roles >= 0]
     counted[places] = False
-    ids[stops[ends > 0] - 1] = special[END_TOKEN]
+    if ends.any():  # a vocabulary from elsewhere need not have that token
+        ids[stops[ends > 0] - 1] = special[END_TOKEN]
     return ids, counted, starts
 
 
