@@ -46,7 +46,7 @@ from slim.run_directory import RunDirectory, directory_of, read_settings
 from slim.text_files import STDIN, find_files, keep_stdin, stdin_file, total_size
 from slim.token_files import load_tokens, tokenizer_digest
 from slim.tokenizer import LARGEST_VOCAB_SIZE, Tokenizer, build_tokenizer, choose_vocab_size
-from slim.train import Trainer
+from slim.trainer import Trainer
 from slim.training_run import TrainingRun
 
 SILENT_SECONDS = 0.5  # of a stage, before its progress is told

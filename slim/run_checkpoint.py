@@ -21,7 +21,7 @@ from slim.input_file import open_input
 from slim.model_file import OPTIMIZER_PREFIX
 from slim.optim import AdamW
 from slim.parameters import Parameters
-from slim.train import TrainingState
+from slim.trainer import TrainingState
 
 _CHUNK_BYTES = 2**22
 

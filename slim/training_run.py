@@ -49,7 +49,7 @@ from slim.run_checkpoint import (
 )
 from slim.run_directory import RunDirectory
 from slim.tokenizer import Tokenizer
-from slim.train import Trainer, UnstableError, train
+from slim.trainer import Trainer, UnstableError, train
 
 SILENT_SECONDS = 0.5  # of an evaluation or a calibration, before its progress is told
 PROMPT_TOKENS = 64  # of a document, among which the words of a prompt are looked for

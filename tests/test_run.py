@@ -47,7 +47,7 @@ from slim.model_file import load_model
 from slim.request import Request, RunControl
 from slim.run_directory import BusyError, Journal, RunDirectory
 from slim.settings import Settings
-from slim.train import Trainer
+from slim.trainer import Trainer
 
 STEPS = 24
 SIZES: dict[str, object] = {

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from slim import train as train_module
+from slim import trainer as train_module
 from slim.config import ModelConfig, TrainConfig
 from slim.data import TokenData, batch
 from slim.events import StepFinished, StepSkipped
 from slim.model import Model
 from slim.optim import learning_rate
 from slim.parameters import Parameters
-from slim.train import (
+from slim.trainer import (
     BAD_STEPS,
     SPIKE_AFTER,
     SPIKE_NATS,

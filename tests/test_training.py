@@ -22,7 +22,7 @@ from slim.data import TokenData
 from slim.events import StepFinished, StepSkipped
 from slim.model import Model
 from slim.parameters import Parameters
-from slim.train import Trainer, UnstableError, train
+from slim.trainer import Trainer, UnstableError, train
 
 ROOT = Path(__file__).parents[1]
 STORIES = ROOT / "demo" / "stories.txt"

@@ -29,7 +29,7 @@ from slim.errors import SlimError
 from slim.events import StepSkipped
 from slim.model import Model
 from slim.parameters import Parameters
-from slim.train import Trainer, train
+from slim.trainer import Trainer, train
 
 LEARNING_RATE = 1e-5
 ENDLESS = 2**40  # updates
