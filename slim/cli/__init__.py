@@ -22,7 +22,7 @@ from slim.errors import SlimError, UsageError
 COMMANDS = (
     *("demo", "pretrain", "finetune", "train", "resume"),
     *("generate", "chat", "score", "eval", "calibrate"),
-    *("info", "tokenize", "import", "export", "doctor", "bench"),
+    *("runs", "info", "tokenize", "import", "export", "doctor", "bench"),
 )
 LONGEST_COMPLAINT = 600  # characters: somebody may have pasted a book as an option
 EPILOG = """\

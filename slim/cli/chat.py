@@ -358,6 +358,6 @@ def _turns(count: int) -> str:
 
 
 def _in_a_line(text: str) -> str:
-    from slim.cli.display import one_line
+    from slim.wording import one_line
 
     return one_line(text, limit=60)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from slim.cli.runs import add_plot_option, check_plot, write_plot
 from slim.config import PRECISIONS, PRESETS
 from slim.errors import UsageError
 from slim.request import Request, RunControl
@@ -76,6 +77,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
     output.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     output.add_argument("-v", "--verbose", action="store_true", help="a line for every step")
+    add_plot_option(output)
     output.add_argument("--tui", action="store_true", help="watch it in the dashboard")
 
 
@@ -130,6 +132,7 @@ def optional_count(name: str, text: str | None, smallest: int) -> int | None:
 def run_request(args: argparse.Namespace, request: Request) -> int:
     """Start the run that is asked for, or go on with it (`--resume`), and say how it ended; the exit code."""
     request = replace(request, force=args.force, resume=args.resume)
+    check_plot(args.plot)
 
     def events(control: RunControl) -> Iterator[Event]:
         from slim.run import start
@@ -138,11 +141,13 @@ def run_request(args: argparse.Namespace, request: Request) -> int:
 
     code, finished = drive(events, args, f"slim {request.command} {request.data} → {request.out}")
     _say_farewell(args, finished, request.out)
+    _draw(args, finished, request.out)
     return code
 
 
 def resume_out(args: argparse.Namespace, threads: int | None) -> int:
     """Go on with the run of args.out and say how it ended; the exit code."""
+    check_plot(args.plot)
 
     def events(control: RunControl) -> Iterator[Event]:
         from slim.run import resume
@@ -151,7 +156,16 @@ def resume_out(args: argparse.Namespace, threads: int | None) -> int:
 
     code, finished = drive(events, args, f"slim resume {args.out}")
     _say_farewell(args, finished, args.out)
+    _draw(args, finished, args.out)
     return code
+
+
+def _draw(args: argparse.Namespace, finished: TrainFinished | None, out: str) -> None:
+    """The picture that `--plot` asks for, once there is a run."""
+    if args.plot is not None and finished is not None and finished.step > 0:
+        from slim.run_record import read_run
+
+        write_plot(args.plot, [read_run(out)])
 
 
 def _say_farewell(args: argparse.Namespace, finished: TrainFinished | None, out: str) -> None:
