@@ -238,6 +238,11 @@ class Terminal:
                     self.unread += os.read(self._master, 4096).decode(errors="replace")
         self.unread = self.unread[self.unread.index(words) + len(words) :]
 
+    def reply(self) -> None:
+        """Wait for the end of a reply and for the next line, which is edited only from then on."""
+        self.wait_for("; context")
+        self.wait_for("> ")
+
     def interrupt(self, words: str) -> None:
         """Ctrl-C, again if need be: one that comes while readline draws a letter is seen with the next key only."""
         for _ in range(20):
@@ -265,30 +270,32 @@ def terminal(chat_model: Path) -> Iterator[Terminal]:
 
 def test_ctrl_c_ends_a_reply_and_not_the_program(terminal: Terminal) -> None:
     terminal.send("/set max_tokens 3\nab\n")
-    terminal.wait_for("; context")
-    terminal.wait_for("> ")
+    terminal.reply()
     terminal.send("half a line")
     terminal.wait_for("half a line")
     terminal.interrupt("Ctrl-D or /quit leaves")
+    terminal.wait_for("> ")
     terminal.send("cd\n")
-    terminal.wait_for("; context")
+    terminal.reply()
     terminal.send("/undo\n")
     terminal.wait_for('taken back: "cd"')
+    terminal.wait_for("> ")
     terminal.send("\x04")
     assert terminal.close() == 0
 
 
 def test_a_line_comes_back_and_can_be_edited(terminal: Terminal) -> None:
     terminal.send("/set max_tokens 3\nfirst\n")
-    terminal.wait_for("; context")
+    terminal.reply()
     terminal.send("\x1b[A\x7f\x7fX\n")  # the line before, without its last two letters
-    terminal.wait_for("; context")
+    terminal.reply()
     terminal.send("/undo\n")
     terminal.wait_for('taken back: "firX"')
+    terminal.wait_for("> ")
     terminal.send("/edit\n")
     terminal.wait_for("> first")
     terminal.send("Y\n")
-    terminal.wait_for("; context")
+    terminal.reply()
     terminal.send("/undo\n/quit\n")
     terminal.wait_for('taken back: "firstY"')
     assert terminal.close() == 0
