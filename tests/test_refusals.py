@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
 from test_checkpoint import BAD_CONTENTS
 
+from conftest import TINY
 from slim import checkpoint
 from slim.config import LIMITS, ModelConfig, as_dict
 from slim.errors import ModelFileError, SlimError
