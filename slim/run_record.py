@@ -57,7 +57,7 @@ def find_runs(place: str | Path) -> list[Path]:
     path = Path(place)
     if path.name.endswith(RUN_SUFFIX) and _is_run(path):
         return [path.with_name(path.name.removesuffix(RUN_SUFFIX))]
-    if _is_run(directory_of(path)):
+    if path.name and _is_run(directory_of(path)):  # "." and "/" have no name
         return [path]
     if not path.is_dir():
         raise UsageError(f"{path}: there is no such run, and no such folder of runs")

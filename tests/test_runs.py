@@ -125,6 +125,18 @@ def test_runs_are_found_by_folder_by_model_and_by_directory(two_runs: Path) -> N
         find_runs(two_runs / "missing.bin")
 
 
+def test_nothing_named_means_this_folder(
+    two_runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(two_runs)
+    assert main(["runs"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        "new.bin",
+        "old.bin",
+    ]
+    assert find_runs("/") == [] or all(path.parent == Path("/") for path in find_runs("/"))
+
+
 def test_the_table_lists_and_sorts(two_runs: Path, capsys: Captured) -> None:
     assert main(["runs", str(two_runs)]) == 0
     header, first, second = capsys.readouterr().out.splitlines()
