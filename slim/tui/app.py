@@ -302,6 +302,7 @@ class SlimApp(App[Outcome]):
             self.opening.cancel(wait=False)
         self._opening_path, self._stage = path, ""
         self.opening = self.session.engine.submit(opening(path))
+        self.session_changed.publish(None)
 
     def watch_runs(self, paths: Iterable[Path]) -> None:
         """Show runs of other processes, the first in detail; one of this process as what it is."""

@@ -24,7 +24,7 @@ from slim.tui.prompt_area import PromptArea
 from slim.tui.sampler_settings import SamplerSettings
 from slim.tui.token_flow import Piece
 from slim.tui.top_bar import TopBar
-from slim.tui.writing_screen import NO_MODEL, WritingScreen, measures
+from slim.tui.writing_screen import WritingScreen, measures
 
 if TYPE_CHECKING:
     from slim.chat import Chat
@@ -174,7 +174,7 @@ class ChatScreen(WritingScreen):
             return None
         model = self.slim.session.open_model
         if model is None:
-            self.say(NO_MODEL, wrong=True)
+            self.say(self.no_model(), wrong=True)
             return None
         config = self.config()
         if config is None:
@@ -272,7 +272,7 @@ class ChatScreen(WritingScreen):
         model = self.model or opened
         if not self._marks:
             self.text.placeholder = (
-                NO_MODEL
+                self.no_model()
                 if opened is None
                 else ANSWERS
                 if knows_roles(opened.metadata)

@@ -24,7 +24,7 @@ from slim.tui.prompt_area import PromptArea
 from slim.tui.sampler_settings import SamplerSettings
 from slim.tui.token_flow import Piece
 from slim.tui.top_bar import TopBar
-from slim.tui.writing_screen import NO_MODEL, WritingScreen, measures
+from slim.tui.writing_screen import WritingScreen, measures
 
 if TYPE_CHECKING:
     from slim.tui.session import OpenModel
@@ -119,7 +119,7 @@ class GenerateScreen(WritingScreen):
         """Make way for a new text by the model that is open, if one is."""
         model = self.slim.session.open_model
         if model is None:
-            self.say(NO_MODEL, wrong=True)
+            self.say(self.no_model(), wrong=True)
             return False
         self.stop_now()
         self.model = model
@@ -225,6 +225,6 @@ class GenerateScreen(WritingScreen):
             held = "; training waits" if self.writing.holds_training else ""
             self.say(self.doing() + held)
         elif model is None:
-            self.say(NO_MODEL)
+            self.say(self.no_model())
         elif not self.logprobs:
             self.say("")

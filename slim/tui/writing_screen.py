@@ -134,6 +134,10 @@ class WritingScreen(Screen[None]):
         """What else the model could have written."""
         return self.query_one(Inspector)
 
+    def no_model(self) -> str:
+        """Why there is nothing to write with, and what helps."""
+        return f"{self.slim.doing()}: a moment" if self.slim.opening is not None else NO_MODEL
+
     # ---- for a subclass ------------------------------------------------------------------------------------------
 
     def finished(self, event: GenerateFinished | TextScored) -> None:

@@ -109,7 +109,7 @@ def with_dashboard(
 
 async def until(pilot: Pilot[Any], true: Callable[[], bool]) -> None:
     """Let the program go on until something holds."""
-    for _ in range(400):
+    for _ in range(4000):  # the machine may be busy
         if true():
             return
         await pilot.pause(0.02)
