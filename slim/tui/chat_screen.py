@@ -244,7 +244,7 @@ class ChatScreen(WritingScreen):
         from slim import chat
 
         if note.text != chat.CONTINUES:  # said by the empty screen already
-            self.notify(safe_line(note.text), markup=False, timeout=8)
+            super().noted(note)
 
     def failed(self, problem: str) -> None:
         """Nothing was said: what was typed goes back into the field, and what was removed onto the screen."""

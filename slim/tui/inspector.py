@@ -18,7 +18,7 @@ from slim.safe_text import safe_text
 SHOWN = 8
 BAR = "▏▎▍▌▋▊▉█"
 WIDE = 64  # cells from which the alternatives stand in two columns where they are too many for the height
-SURE, TORN, BROAD = 0.8, 0.6, 0.5
+SURE, FAIRLY, TORN, BROAD = 0.8, 0.5, 0.6, 0.5
 
 
 def visible(text: str, ascii_only: bool = False) -> str:
@@ -36,6 +36,8 @@ def verdict(token: TokenGenerated) -> str:
         return "sure"
     if len(shares) > 1 and shares[0] + shares[1] >= TORN and shares[1] >= shares[0] / 3:
         return "torn between two"
+    if shares[0] >= FAIRLY:
+        return "fairly sure"
     if 1.0 - sum(shares) >= BROAD:
         return "broadly unsure"
     return "several would fit"

@@ -91,6 +91,7 @@ class WritingScreen(Screen[None]):
         self.speed = 0.0
         self._received = 0
         self._first_at = 0.0
+        self._told: set[str] = set()
 
     # Not in `on_mount`: Textual would call that of each class.
     def prepare(self) -> None:
@@ -144,8 +145,10 @@ class WritingScreen(Screen[None]):
         """The text is whole."""
 
     def noted(self, note: Note) -> None:
-        """Something a person should know came up."""
-        self.notify(safe_line(note.text), markup=False)
+        """Something a person should know came up: it is told once."""
+        if note.text not in self._told:
+            self._told.add(note.text)
+            self.notify(safe_line(note.text), markup=False, timeout=8)
 
     def failed(self, problem: str) -> None:
         """The text ended with an error."""

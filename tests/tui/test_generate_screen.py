@@ -332,6 +332,7 @@ def test_words_of_the_inspector() -> None:
 
     assert of(0.9, 0.05) == "sure"
     assert of(0.5, 0.4) == "torn between two"
+    assert of(0.7, 0.1) == "fairly sure"
     assert of(0.1, 0.1, 0.1) == "broadly unsure"
     assert of(0.4, 0.1, 0.1, 0.1) == "several would fit"
     assert of() == ""
