@@ -36,7 +36,7 @@ then go on writing it in turns.
 {LEGEND}"""
 BAR_CELLS = 16
 EDITING = "your last message, to be changed; Esc leaves it as it was"
-HELP = "Enter sends · ctrl+j new line · up edits the last"
+HELP = ("Enter sends", "ctrl+j new line", "up edits the last")
 
 
 class ChatScreen(WritingScreen):
@@ -83,7 +83,7 @@ class ChatScreen(WritingScreen):
         yield Footer()
 
     def on_mount(self) -> None:
-        self.prompt.border_subtitle = HELP
+        self.prompt.border_subtitle = self.joined(*HELP)
         self.prepare()
 
     # ---- what a person asks for ----------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ class ChatScreen(WritingScreen):
         self.logprobs = [
             piece.token.logprob for piece in self.text.flow.pieces[self._began :] if piece.token
         ]
-        words = " · ".join([*measures(self.logprobs, self.speed), in_words(event)])
+        words = self.joined(*measures(self.logprobs, self.speed), in_words(event))
         self.text.append([Piece(f"\n{words}\n", "note")])
         self._removed = []
         self._ended = event.finish_reason == "eos"
@@ -282,9 +282,9 @@ class ChatScreen(WritingScreen):
         words = ["no model" if model is None else safe_line(model.name)]
         if model is not None and not knows_roles(model.metadata):
             words.append("a base model: it continues text")
-        self.text.border_title = Text(" · ".join(words))
+        self.text.border_title = Text(self.joined(*words))
         if self.writing is not None:
-            self.say(" · ".join([self.doing(), *measures(self.logprobs, self.speed)]))
+            self.say(self.joined(self.doing(), *measures(self.logprobs, self.speed)))
         self._show_status()
 
     def _show_status(self) -> None:
@@ -303,7 +303,7 @@ class ChatScreen(WritingScreen):
             line.append(f" {used:,} of {use.limit:,} tokens")
             if chat.left:
                 turns = "turn has" if chat.left == 1 else "turns have"
-                line.append(f" · {chat.left} {turns} left it", Style(italic=True))
+                line.append(f", {chat.left} {turns} left it", Style(italic=True))
             if chat.left < len(self._marks):
                 self.text.forget(self._marks[chat.left])
         if self.writing is not None and self.writing.holds_training:
@@ -317,7 +317,7 @@ class ChatScreen(WritingScreen):
     def _edit(self, on: bool) -> None:
         self.editing = on
         self.prompt.border_title = "edit" if on else ""
-        self.prompt.border_subtitle = EDITING if on else HELP
+        self.prompt.border_subtitle = EDITING if on else self.joined(*HELP)
 
     def _forget_transcript(self) -> None:
         self._marks, self._removed = [], []

@@ -286,9 +286,9 @@ class ConfidenceText(ScrollView, can_focus=True):
         """What the marks mean, in a line."""
         if self.mode == "off":
             return Text("confidence is off: c shows it", no_wrap=True, style="dim")
-        words = "model p, relative to this text: " if self.bins.relative else "model p: "
+        words = "relative to this text: " if self.bins.relative else "model p: "
         if self.bins.relative and self.bins == self.usual_bins:
-            words = "model p, relative to its usual: "
+            words = "relative to its usual: "
         out = Text(words, no_wrap=True, overflow="ellipsis")
         for name, style in zip(self.bins.names, self._styles().shades, strict=True):
             shown = name.replace("≥", ">=") if self._ascii else name

@@ -65,6 +65,7 @@ class GenerateScreen(WritingScreen):
 
     def on_mount(self) -> None:
         self.prompt.border_title = "prompt"
+        self.inspector.border_subtitle = "Enter: choose one, and go on from it"
         self.prepare()
 
     # ---- what a person asks for ----------------------------------------------------------------------------------
@@ -215,12 +216,12 @@ class GenerateScreen(WritingScreen):
         self.logprobs = [token.logprob for token in self.text.flow.tokens]
         self._seed = event.seed
         self.show_state()
-        self.say(f"{in_words(event)} · seed {event.seed}")
+        self.say(self.joined(in_words(event), f"seed {event.seed}"))
 
     def show_state(self) -> None:
         model = self.model or self.slim.session.open_model
         name = "no model" if model is None else safe_line(model.name)
-        self.text.border_title = Text(" · ".join([name, *measures(self.logprobs, self.speed)]))
+        self.text.border_title = Text(self.joined(name, *measures(self.logprobs, self.speed)))
         if self.writing is not None:
             held = "; training waits" if self.writing.holds_training else ""
             self.say(self.doing() + held)

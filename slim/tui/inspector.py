@@ -21,6 +21,11 @@ WIDE = 64  # cells from which the alternatives stand in two columns where they a
 SURE, FAIRLY, TORN, BROAD = 0.8, 0.5, 0.6, 0.5
 
 
+def separator(ascii_only: bool) -> str:
+    """What stands between short facts in a line."""
+    return " | " if ascii_only else " · "
+
+
 def visible(text: str, ascii_only: bool = False) -> str:
     """A token so that its blanks and line breaks are seen."""
     blank, line_break, tab = ("_", "\\n", "\\t") if ascii_only else ("␣", "⏎", "⇥")
@@ -122,7 +127,7 @@ class Inspector(Widget, can_focus=True):
             f"model p {probability(token.p)}", f"rank {token.rank + 1:,}", sampled,
             f"entropy {probability(token.entropy)}", f"margin {probability(token.margin)}",
         ]  # fmt: skip
-        lines += [Text(line, style="dim") for line in _filled(facts, width)]
+        lines += [Text(line, style="dim") for line in _filled(facts, width, separator(self._ascii))]
         rows = [
             self._row(i, (width - columns + 1) // columns) for i in range(len(token.alternatives))
         ]
@@ -212,12 +217,12 @@ class Inspector(Widget, can_focus=True):
                 self.action_branch()
 
 
-def _filled(words: list[str], width: int) -> list[str]:
+def _filled(words: list[str], width: int, between: str) -> list[str]:
     """Short facts in as few lines as they need."""
     lines: list[str] = []
     for word in words:
         if lines and len(lines[-1]) + 3 + len(word) <= width:
-            lines[-1] += f" · {word}"
+            lines[-1] += between + word
         else:
             lines.append(word)
     return lines

@@ -17,7 +17,7 @@ from slim.errors import SlimError
 from slim.events import GenerateFinished, Note, TextScored, TokenGenerated
 from slim.safe_text import safe_line
 from slim.tui.confidence_text import ConfidenceText
-from slim.tui.inspector import Inspector, probability
+from slim.tui.inspector import Inspector, probability, separator
 from slim.tui.prompt_area import PromptArea
 from slim.tui.sampler_settings import SamplerSettings
 from slim.tui.writing import POLL_SECONDS, Writing
@@ -52,6 +52,12 @@ class WritingScreen(Screen[None]):
         border-subtitle-color: $primary; border-subtitle-style: none;
     }
     WritingScreen .framed:focus, WritingScreen .framed:focus-within { border: round $primary; }
+    WritingScreen.-ascii .framed, WritingScreen.-ascii.-wide SamplerSettings {
+        border: ascii $foreground 25%;
+    }
+    WritingScreen.-ascii .framed:focus, WritingScreen.-ascii.-wide SamplerSettings:focus-within {
+        border: ascii $primary;
+    }
     WritingScreen #body { layout: vertical; height: 1fr; }
     WritingScreen #main { height: 1fr; }
     WritingScreen PromptArea { padding: 0 1; }
@@ -96,6 +102,7 @@ class WritingScreen(Screen[None]):
     # Not in `on_mount`: Textual would call that of each class.
     def prepare(self) -> None:
         """Once everything is there: titles, the clock, what is known of the model."""
+        self.set_class(self.slim.ascii_only, "-ascii")
         settings = self.query_one(SamplerSettings)
         settings.border_title = "sampler"
         self.inspector.border_title = "alternatives"
@@ -236,6 +243,10 @@ class WritingScreen(Screen[None]):
         self.text.border_subtitle = Text(line, style="bold" if wrong else "")
         if wrong:
             self.notify(line, severity="error", markup=False)
+
+    def joined(self, *words: str) -> str:
+        """Short facts in a line."""
+        return separator(self.slim.ascii_only).join(words)
 
     def doing(self) -> str:
         """What the model does, in words; nothing while it does nothing."""

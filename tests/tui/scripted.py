@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -94,8 +95,8 @@ def with_dashboard(
 ) -> None:
     """Run a test body in the dashboard, on a page."""
 
-    async def go() -> None:
-        app = SlimApp(compute=Engine(), folder=folder)
+    async def go(scratch: str) -> None:
+        app = SlimApp(compute=Engine(), folder=folder or Path(scratch))
         async with app.run_test(size=size) as pilot:
             app.session.opened = model
             await pilot.pause()
@@ -104,7 +105,8 @@ def with_dashboard(
             await body(app, pilot)
             app.session.engine.shut_down()
 
-    asyncio.run(go())
+    with tempfile.TemporaryDirectory() as scratch:  # nothing is saved where the tests are run
+        asyncio.run(go(scratch))
 
 
 async def until(pilot: Pilot[Any], true: Callable[[], bool]) -> None:

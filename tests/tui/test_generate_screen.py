@@ -76,6 +76,21 @@ def test_a_text_with_its_measures_and_reason(
     assert asked.config.stop_confidence == "auto" and asked.config.seed is None
 
 
+def test_frames_of_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(app: SlimApp, pilot: Pilot[Any]) -> None:
+        await write(app, pilot)
+        await pilot.press("escape", "n", "enter")
+        await pilot.pause()
+        for frame in (screen_of(app).prompt, screen_of(app).text, screen_of(app).inspector):
+            lines = [frame.render_line(y).text for y in range(frame.size.height)]
+            assert "".join(lines).isascii()
+            assert frame.styles.border_top[0] == "ascii"
+
+    play(monkeypatch, *FOX, finish())
+    monkeypatch.setattr("slim.tui.app.ascii_only", lambda: True)
+    with_dashboard(body, "generate", scripted_model())
+
+
 def test_without_a_model_it_says_which_key_opens_one() -> None:
     async def body(app: SlimApp, pilot: Pilot[Any]) -> None:
         assert "no model is open: o opens one" in screen_text(app)
