@@ -42,7 +42,6 @@ def test_info_as_json(tiny_model: Path, capsys: Captured) -> None:
 
 def test_info_shows_what_a_stranger_wrote_safely(tmp_path: Path, capsys: Captured) -> None:
     from conftest import TINY
-
     from slim.model_file import model_metadata, save_model
     from slim.parameters import Parameters
     from slim.tokenizer import Tokenizer
