@@ -46,7 +46,7 @@ SIZES = [
     ),
     *("--set", "max_seq_len=64", "--seed", "5"),
 ]
-INTERRUPTED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,12 @@ class DisturbedRun:
             if None not in codes:
                 break
         code = process.wait(timeout=580)
-        assert code in allowed, f"exit code {code} after {self.happened}: {self.errors.read_text()}"
+        told = self.errors.read_text(encoding="utf-8", errors="replace")
+        # A program that has said its last word, and is just leaving, listens to no signal any more.
+        over = "slim: error: " in told or (self.run / "result.json").exists()
+        assert code in allowed or (over and -code in SIGNALS), (
+            f"{code} after {self.happened}: {told}"
+        )
         return code
 
     def _check_files(self, told: str) -> None:
