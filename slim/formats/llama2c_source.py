@@ -73,7 +73,7 @@ class Llama2cSource:
         if len(head) < HEADER.size:
             self._refuse(f"has {size:,} bytes, but a llama2.c checkpoint begins with {HEADER.size}")
         header = HEADER.unpack(head)
-        if header[0] == int.from_bytes(b"ak42"[::-1], "big"):
+        if header[0] == int.from_bytes(b"ak42", "big"):
             self._refuse(
                 "is a llama2.c checkpoint of version 1 or 2, but version 0 is read (export.py --version 0)"
             )

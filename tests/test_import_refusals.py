@@ -1,0 +1,512 @@
+"""What cannot be imported is refused at once, each with its own line; and damage of any kind is an error of ours."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from imported_shapes import SHAPES
+from test_export import GROUPED, exhaust, stored
+
+from slim.errors import SlimError
+from slim.formats.hf import export_hf
+from slim.formats.llama2c import export_llama2c
+from slim.formats.safetensors_file import SafetensorsFile
+from slim.formats.tokenizer_json import read_tokenizer_json
+from slim.imported_tokenizer import ImportedTokenizer
+from slim.model_file import open_source, read_weights
+from slim.tokenizer import train_tokenizer
+
+pytest.importorskip("tokenizers")
+EMBED = "model.embed_tokens.weight"
+Record = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A Hugging Face directory with the tokenizer of each shape, and a llama2.c checkpoint: to be copied and spoilt."""
+    folder = tmp_path_factory.mktemp("good")
+    places = {}
+    for shape in ("llama-2", "gpt-2", "llama-3"):
+        text = SHAPES[shape]().to_str()
+        size = 420
+        tokenizer = read_tokenizer_json(text, size, 1, (2,))
+        places[shape] = folder / shape
+        exhaust(export_hf(stored(GROUPED, tokenizer), places[shape]))
+        (places[shape] / "tokenizer.json").write_text(text)
+    places["llama2c"] = folder / "llama2c" / "c.bin"
+    places["llama2c"].parent.mkdir()
+    ours = train_tokenizer([b"low lower lowest"] * 9, 270)
+    exhaust(export_llama2c(stored(GROUPED, ours), places["llama2c"]))
+    return places
+
+
+def read_all(path: Path) -> None:
+    """Everything that `slim import` reads."""
+    with open_source(path) as source:
+        exhaust(read_weights(source))
+
+
+def edit_json(name: str, change: Callable[[Record], object]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        record = json.loads((folder / name).read_text())
+        change(record)
+        (folder / name).write_text(json.dumps(record))
+
+    return edit
+
+
+def config(**values: object) -> Callable[[Path], None]:
+    return edit_json("config.json", lambda record: record.update(values))
+
+
+def tokenizer(change: Callable[[Record], object]) -> Callable[[Path], None]:
+    return edit_json("tokenizer.json", change)
+
+
+def model(**values: object) -> Callable[[Path], None]:
+    return tokenizer(lambda record: record["model"].update(values))
+
+
+def written(name: str, data: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(data) and None  # type: ignore[func-returns-value]
+
+
+def header(change: Callable[[Record], object]) -> Callable[[Path], None]:
+    """The weights' file with another header; the data stay."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        record = json.loads(data[8 : 8 + length])
+        change(record)
+        text = json.dumps(record).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+    return edit
+
+
+def weights(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        path.write_bytes(change(path.read_bytes()))
+
+    return edit
+
+
+def sharded(change: Callable[[Record], object]) -> Callable[[Path], None]:
+    """The same in shards: one, and an index that is spoilt."""
+
+    def edit(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "part.safetensors")
+        with SafetensorsFile(folder / "part.safetensors") as file:
+            record: Record = {"weight_map": dict.fromkeys(file.arrays, "part.safetensors")}
+        change(record)
+        (folder / "model.safetensors.index.json").write_text(json.dumps(record))
+
+    return edit
+
+
+def renamed(old: str, new: str) -> Callable[[Record], object]:
+    return lambda record: record.update({new: record.pop(old)})
+
+
+def removed(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def as_nan(data: bytes) -> bytes:
+    return data[:-4] + struct.pack("<f", float("nan"))
+
+
+def step(kind: str, **more: object) -> Record:
+    return {"type": kind, **more}
+
+
+def metaspace(**more: object) -> Callable[[Path], None]:
+    pre_tokenizer = step("Metaspace", replacement="▁", **more)
+    return tokenizer(lambda r: r.update(normalizer=None, pre_tokenizer=pre_tokenizer))
+
+
+HF: dict[str, tuple[Callable[[Path], None], str]] = {
+    # config.json
+    "no configuration": (removed("config.json"), "without a config.json"),
+    "empty configuration": (written("config.json", b""), "config.json: is empty"),
+    "configuration no JSON": (written("config.json", b"{oops"), "config.json: is not valid JSON"),
+    "configuration a list": (written("config.json", b"[1]"), "config.json: is not a record"),
+    "configuration not UTF-8": (written("config.json", b'{"a": "\xff"}'), "is not UTF-8 text: byte 7"),
+    "configuration NaN": (written("config.json", b'{"a": NaN}'), "NaN is not a number"),
+    "configuration infinite": (written("config.json", b'{"a": 1e999}'), "1e999 is not a number"),
+    "name twice": (written("config.json", b'{"a": 1, "a": 2}'), "a name occurs twice"),
+    "nested": (written("config.json", b'{"a":' + b"[" * 90_000 + b"]" * 90_000 + b"}"), "nested too deeply"),
+    "long number": (written("config.json", b'{"a": ' + b"9" * 5000 + b"}"), "is not a number that is read"),
+    "large configuration": (written("config.json", b" " * (2**20 + 1)), "at most 1,048,576 are read"),
+    "many values": (written("config.json", b"[" + b"1," * 400_000 + b"1]"), "more than 400,000 values"),
+    "mistral": (config(model_type="mistral"), 'model_type is "mistral"'),
+    "no model_type": (config(model_type=None), "model_type is missing"),
+    "classifier": (config(architectures=["LlamaForSequenceClassification"]), "architectures are"),
+    "quantized": (config(quantization_config={"bits": 4}), "quantization_config: quantised weights"),
+    "own code": (config(auto_map={"AutoModel": "x.Y"}), "auto_map: code of its own"),
+    "attention bias": (config(attention_bias=True), "attention_bias is true"),
+    "mlp bias": (config(mlp_bias=True), "mlp_bias is true"),
+    "gelu": (config(hidden_act="gelu"), 'hidden_act is "gelu"'),
+    "linear rope": (config(rope_scaling={"type": "linear", "factor": 2}), 'rope_scaling has the type "linear"'),
+    "llama3 rope": (config(rope_scaling={"rope_type": "llama3"}), 'rope_scaling has the type "llama3"'),
+    "yarn rope": (config(rope_parameters={"rope_type": "yarn"}), 'rope_parameters has the type "yarn"'),
+    "rope a word": (config(rope_scaling="linear"), "rope_scaling is"),
+    "two thetas": (config(rope_theta=5.0), "rope_theta is 5 in one place and 10000"),
+    "theta a word": (config(rope_theta="x"), 'rope_theta is "x"'),
+    "theta negative": (config(rope_theta=-1, rope_parameters=None), "rope_theta must be a number"),
+    "part of rope": (config(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5"),
+    "sliding window": (config(sliding_window=4096), "sliding_window is 4096"),
+    "no vocabulary size": (config(vocab_size=None), "vocab_size is missing"),
+    "vocabulary size a word": (config(vocab_size="420"), 'vocab_size is "420"'),
+    "vocabulary size true": (config(vocab_size=True), "vocab_size is true"),
+    "vocabulary of a billion": (config(vocab_size=10**9), "from 1 to 262,144"),
+    "no layers": (config(num_hidden_layers=0), "num_hidden_layers is 0"),
+    "a million layers": (config(num_hidden_layers=10**6), "n_layers must be"),
+    "wide": (config(hidden_size=2**40, head_dim=None), "dim must be"),
+    "odd heads": (config(num_attention_heads=7, head_dim=None), "dim must be divisible by n_heads"),
+    "odd key heads": (config(num_key_value_heads=3), "n_heads must be divisible by n_kv_heads"),
+    "hidden too large": (config(intermediate_size=10**9), "hidden_dim must be"),
+    "other head size": (config(head_dim=99), "head_dim is 99"),
+    "negative context": (config(max_position_embeddings=-1), "max_position_embeddings is -1"),
+    "epsilon zero": (config(rms_norm_eps=0.0), "norm_eps must be"),
+    "epsilon a word": (config(rms_norm_eps="x"), "norm_eps must be"),
+    "tied a word": (config(tie_word_embeddings="yes"), 'tie_word_embeddings is "yes"'),
+    "end beyond": (
+        edit_json("generation_config.json", lambda r: r.update(eos_token_id=10**6)), "eos_token_id is 1000000"
+    ),
+    "start a word": (edit_json("generation_config.json", lambda r: r.update(bos_token_id="x")), "bos_token_id is"),
+    # weights
+    "no weights": (removed("model.safetensors"), "holds neither model.safetensors"),
+    "pickle": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin") and None,  # type: ignore[func-returns-value]
+        "a pickle that could run code",
+    ),
+    "empty weights": (written("model.safetensors", b""), "model.safetensors: is empty"),
+    "weights a zip": (written("model.safetensors", b"PK\x03\x04" + b"\0" * 99), "is a zip archive"),
+    "weights GGUF": (written("model.safetensors", b"GGUF\x03" + b"\0" * 99), "is a GGUF model"),
+    "weights HTML": (written("model.safetensors", b"<!doctype html><p>" * 9), "is an HTML page"),
+    "weights LFS": (written("model.safetensors", b"version https://git-lfs.github.com"), "Git LFS pointer"),
+    "weights cut": (weights(lambda data: data[:-1]), "is cut short"),
+    "weights half": (weights(lambda data: data[: len(data) // 2]), "is cut short"),
+    "weights appended": (weights(lambda data: data + b"x"), "has something appended"),
+    "header cut": (weights(lambda data: data[:100]), "its header alone has"),
+    "header large": (weights(lambda data: b"\xff\xff\xff\x7f\0\0\0\0" + data[8:]), "header of 2,147,483,647"),
+    "header no JSON": (weights(lambda data: data[:9] + b"}" + data[10:]), "header is not valid JSON"),
+    "not a number": (weights(as_nan), "NaN or infinite"),
+    "integers": (header(lambda r: r[EMBED].update(dtype="I32")), "is stored as I32"),
+    "unknown type": (header(lambda r: r[EMBED].update(dtype="Q4")), "stored as Q4, which is not known"),
+    "other shape": (header(lambda r: r[EMBED].update(shape=[48, 420])), "has shape (48, 420)"),
+    "shape too large": (header(lambda r: r[EMBED].update(shape=[2**40, 2**40])), "of shape"),
+    "negative shape": (header(lambda r: r[EMBED].update(shape=[-1, 48])), "has the shape [-1, 48]"),
+    "shape a word": (header(lambda r: r[EMBED].update(shape="x")), "has the shape x"),
+    "no offsets": (header(lambda r: r[EMBED].pop("data_offsets")), "lies at None"),
+    "overlap": (
+        header(lambda r: r["model.norm.weight"].update(data_offsets=[0, 192])), "is damaged: "
+    ),
+    "entry a list": (header(lambda r: r.update({EMBED: [1]})), "has no record"),
+    "odd name": (header(renamed(EMBED, "model embed")), "cannot be the name"),
+    "missing": (header(renamed(EMBED, "model.layers.0.self_attn.rotary_emb.inv_freq")), f"{EMBED} is missing"),
+    "of another model": (header(renamed(EMBED, "transformer.wte.weight")), "no part of a Llama"),
+    "bias": (header(renamed("model.norm.weight", "model.layers.0.self_attn.q_proj.bias")), "which is a bias"),
+    # shards
+    "index a list": (sharded(lambda r: r.update(weight_map=[])), "has no weight_map"),
+    "shard with a path": (sharded(lambda r: r["weight_map"].update({EMBED: "../x.safetensors"})), "no file name"),
+    "shard absolute": (sharded(lambda r: r["weight_map"].update({EMBED: "/etc/passwd"})), "/etc/passwd"),
+    "shard no name": (sharded(lambda r: r["weight_map"].update({EMBED: 5})), "into '5'"),
+    "shard missing": (sharded(lambda r: r["weight_map"].update({EMBED: "b.safetensors"})), "b.safetensors: cannot"),
+    "many shards": (
+        sharded(lambda r: r["weight_map"].update({str(i): f"s{i}.safetensors" for i in range(600)})),
+        "at most 512 are read",
+    ),
+    "weights twice": (
+        lambda folder: (
+            sharded(lambda r: r["weight_map"].update({"x": "q.safetensors"}))(folder),
+            shutil.copy(folder / "part.safetensors", folder / "q.safetensors"),
+            None,
+        )[-1],
+        "but another file does too",
+    ),
+    # tokenizer.json
+    "no tokenizer": (removed("tokenizer.json"), "holds no tokenizer.json"),
+    "tokenizer no JSON": (written("tokenizer.json", b"x"), "tokenizer.json: it is not valid JSON"),
+    "tokenizer a list": (written("tokenizer.json", b"[]"), "it is not a record"),
+    "unigram": (model(type="Unigram"), "its model is Unigram"),
+    "no model": (tokenizer(lambda r: r.pop("model")), "its model is none"),
+    "no vocabulary": (model(vocab={}), "it has no vocabulary"),
+    "id beyond": (tokenizer(lambda r: r["model"]["vocab"].update({"zzz": 9999})), "has the id 9999"),
+    "id a word": (tokenizer(lambda r: r["model"]["vocab"].update({"zzz": "x"})), "has the id x"),
+    "id twice": (tokenizer(lambda r: r["model"]["vocab"].update({"zzz": 300})), "two tokens have the id 300"),
+    "byte missing": (
+        tokenizer(lambda r: r["model"]["vocab"].update({"<0xZZ>": r["model"]["vocab"].pop("<0x41>")})),
+        "256 bytes",
+    ),
+    "no merges": (model(merges=None), "no list of merges"),
+    "merge of one": (model(merges=["a"]), "merge 1 is 'a'"),
+    "merge of three": (model(merges=[["a", "b", "c"]]), "merge 1 is"),
+    "merge unknown": (model(merges=["a zzz"]), "merge 1 joins 'zzz'"),
+    "merge makes nothing": (model(merges=["a q"]), "which is no token"),
+    "merge twice": (tokenizer(lambda r: r["model"]["merges"].append(r["model"]["merges"][0])), "earlier one joins"),
+    "merge of special": (model(merges=["<s> a"]), "no text becomes"),
+    "dropout": (model(dropout=0.1), "its dropout is 0.1"),
+    "suffix": (model(end_of_word_suffix="</w>"), "its end_of_word_suffix is </w>"),
+    "prefix": (model(continuing_subword_prefix="##"), "its continuing_subword_prefix is ##"),
+    "ignores merges": (model(ignore_merges=True), "its ignore_merges is True"),
+    "normalizer": (tokenizer(lambda r: r.update(normalizer=step("NFKC"))), "its normalizer is NFKC"),
+    "two normalizers": (
+        tokenizer(lambda r: r.update(normalizer=step("Sequence", normalizers=[step("NFC"), step("Strip")]))),
+        "NFC and Strip",
+    ),
+    "metaspace that splits": (
+        metaspace(prepend_scheme="first", split=True),
+        "Metaspace splits",
+    ),
+    "metaspace without": (
+        metaspace(prepend_scheme="never", split=False),
+        "prepend_scheme never",
+    ),
+    "decoder": (tokenizer(lambda r: r.update(decoder=step("WordPiece"))), "its decoder is none"),
+    "post-processor": (tokenizer(lambda r: r.update(post_processor=step("RobertaProcessing"))), "RobertaProcessing"),
+    "start unknown": (
+        tokenizer(lambda r: r.update(post_processor=step("TemplateProcessing", single=[{"SpecialToken": {"id": "<x>"}}]))),
+        "no added token",
+    ),
+    "added no list": (tokenizer(lambda r: r.update(added_tokens=3)), "added_tokens are no list"),
+    "added beyond": (tokenizer(lambda r: r["added_tokens"].append({"id": 420, "content": "<x>"})), "has the id 420"),
+    "added twice": (tokenizer(lambda r: r["added_tokens"].append({"id": 5, "content": "<s>"})), "token occurs twice"),
+    "added nameless": (tokenizer(lambda r: r["added_tokens"].append({"id": 5})), "an added token is 'None'"),
+    "half a surrogate": (
+        tokenizer(lambda r: r["model"]["vocab"].update({"\ud800": r["model"]["vocab"].pop("a")})), "half a surrogate"
+    ),
+}  # fmt: skip
+BYTE_LEVEL: dict[str, tuple[Callable[[Path], None], str]] = {
+    "bert words": (tokenizer(lambda r: r.update(pre_tokenizer=step("BertPreTokenizer"))), "BertPreTokenizer"),
+    "none": (tokenizer(lambda r: r.update(pre_tokenizer=None)), "its pre_tokenizer is none"),
+    "prefix blank": (tokenizer(lambda r: r["pre_tokenizer"].update(add_prefix_space=True)), "in a way that is not"),
+    "lower case": (tokenizer(lambda r: r.update(normalizer=step("Lowercase"))), "its normalizer is Lowercase"),
+    "other decoder": (tokenizer(lambda r: r.update(decoder=step("BPEDecoder"))), "its decoder is BPEDecoder"),
+    "strange characters": (
+        tokenizer(lambda r: r["model"]["vocab"].update({"漢": r["model"]["vocab"].pop("Z")})), "stand for no byte"
+    ),
+}  # fmt: skip
+LLAMA_3: dict[str, tuple[Callable[[Path], None], str]] = {
+    "own pattern": (
+        tokenizer(lambda r: r["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "(a+)+$"})),
+        "a pattern that is not Llama 3's",
+    ),
+    "merges count": (model(ignore_merges=False), "ignore_merges is False"),
+}  # fmt: skip
+
+
+def numbers(change: Callable[[list[int]], object]) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        data = path.read_bytes()
+        values = list(struct.unpack("<7i", data[:28]))
+        change(values)
+        path.write_bytes(struct.pack("<7i", *values) + data[28:])
+
+    return edit
+
+
+def pieces(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        beside = path.parent / "tokenizer.bin"
+        beside.write_bytes(change(beside.read_bytes()))
+
+    return edit
+
+
+def bytes_of(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(change(path.read_bytes())) and None  # type: ignore[func-returns-value]
+
+
+LLAMA2C: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no tokenizer.bin": (lambda path: (path.parent / "tokenizer.bin").unlink(), "no tokenizer.bin beside"),
+    "weights infinite": (bytes_of(lambda d: d[:28] + b"\0\0\x80\x7f" + d[32:]), "NaN or infinite"),
+    "tokenizer empty": (pieces(lambda d: b""), "tokenizer.bin: is empty"),
+    "tokenizer cut": (pieces(lambda d: d[:-1]), "has a length of"),
+    "tokenizer two bytes": (pieces(lambda d: d[:2]), "is cut short"),
+    "tokenizer few tokens": (pieces(lambda d: d[:200]), "of 267"),
+    "tokenizer appended": (pieces(lambda d: d + b"1234567"), "7 bytes more than the 267 tokens"),
+    "tokenizer length 0": (pieces(lambda d: d[:8] + b"\0\0\0\0" + d[12:]), "length of 0"),
+    "tokenizer length -1": (pieces(lambda d: d[:8] + b"\xff\xff\xff\xff" + d[12:]), "length of -1"),
+    "score not a number": (pieces(lambda d: d[:4] + b"\0\0\xc0\x7f" + d[8:]), "has the score nan"),
+    "longest too short": (pieces(lambda d: b"\x01\0\0\0" + d[4:]), "longest token has 1 bytes"),
+    "tokenizer too large": (pieces(lambda d: d + b"\0" * 2**20), "too many for 267 tokens"),
+}  # fmt: skip
+LLAMA2C_WITH_TOKENIZER: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut": (bytes_of(lambda d: d[:-4]), "is cut short"),
+    "appended": (bytes_of(lambda d: d + b"1234"), "has something appended"),
+    "header cut": (bytes_of(lambda d: d[:20]), "begins with 28"),
+    "version 1": (bytes_of(lambda d: b"24ka" + d[4:]), "version 1 or 2"),
+    "no heads": (numbers(lambda v: v.__setitem__(3, 0)), "not a llama2.c checkpoint of version 0"),
+    "negative layers": (numbers(lambda v: v.__setitem__(2, -1)), "it begins with"),
+    "odd heads": (numbers(lambda v: v.__setitem__(3, 7)), "48 % 7 != 0"),
+    "many layers": (numbers(lambda v: v.__setitem__(2, 2**30)), "n_layers must be"),
+    "other vocabulary": (numbers(lambda v: v.__setitem__(5, 271)), "is cut short"),
+    "a huge vocabulary": (numbers(lambda v: v.__setitem__(5, 2**30)), "it begins with"),
+    "context of 0": (numbers(lambda v: v.__setitem__(6, 0)), "it begins with"),
+}  # fmt: skip
+CASES = [
+    *(("llama-2", name, *case) for name, case in HF.items()),
+    *(("gpt-2", name, *case) for name, case in BYTE_LEVEL.items()),
+    *(("llama-3", name, *case) for name, case in LLAMA_3.items()),
+    *(("llama2c", name, *case) for name, case in LLAMA2C.items()),
+    *(("llama2c with tokenizer", name, *case) for name, case in LLAMA2C_WITH_TOKENIZER.items()),
+]
+
+
+def copied(good: dict[str, Path], kind: str, folder: Path) -> Path:
+    source = good[kind.partition(" with")[0]]
+    if source.is_dir():
+        return Path(shutil.copytree(source, folder / "spoilt"))
+    shutil.copytree(source.parent, folder / "spoilt")
+    return folder / "spoilt" / source.name
+
+
+def test_there_are_a_hundred_of_them() -> None:
+    assert len(CASES) >= 100
+
+
+def test_what_is_not_spoilt_is_read(good: dict[str, Path], tmp_path: Path) -> None:
+    for kind in good:
+        read_all(copied(good, kind, tmp_path / kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "edit", "words"), CASES, ids=[f"{kind}: {name}" for kind, name, _, _ in CASES]
+)
+def test_a_bad_file_is_refused_by_name(
+    kind: str,
+    name: str,
+    edit: Callable[[Path], None],
+    words: str,
+    good: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    path = copied(good, kind, tmp_path)
+    edit(path)
+    chosen = path.parent / "tokenizer.bin" if kind == "llama2c with tokenizer" else None
+    with pytest.raises(SlimError) as problem, open_source(path, chosen) as source:
+        exhaust(read_weights(source))
+    said = str(problem.value)
+    assert words in said and "\n" not in said and len(said) < 900
+    assert str(tmp_path) in said or said.startswith("tokenizer.bin")
+
+
+def mutated(data: bytes, dice: random.Random) -> bytes:
+    """Bytes changed, cut, doubled, moved; numbers and words of JSON replaced."""
+    buffer = bytearray(data)
+    for _ in range(dice.choice((1, 1, 1, 2, 5))):
+        at, end = sorted((dice.randrange(len(buffer) + 1), dice.randrange(len(buffer) + 1)))
+        kind = dice.randrange(7)
+        if kind == 0 and at < len(buffer):
+            buffer[at] ^= 1 << dice.randrange(8)
+        elif kind == 1:
+            del buffer[at : at + dice.randrange(1, 20)]
+        elif kind == 2:
+            buffer[at:at] = buffer[at : min(end, at + 300)]
+        elif kind == 3:
+            buffer[at : at + 8] = dice.choice((b"\xff" * 8, b"\0" * 8, b"\x7f" * 4, b"9" * 8))
+        elif kind == 4:
+            del buffer[at:]
+        else:
+            words = (
+                b"null",
+                b"-1",
+                b"1e400",
+                b"[]",
+                b"{}",
+                b'""',
+                b"99999999999",
+                b"true",
+                b'"\\ud800"',
+            )
+            found = [i for i, byte in enumerate(buffer[:4000]) if byte == ord(":")]
+            if found:
+                place = dice.choice(found) + 1
+                stop = min(
+                    (i for i in (buffer.find(b",", place), buffer.find(b"}", place)) if i > 0),
+                    default=place,
+                )
+                buffer[place:stop] = dice.choice(words)
+    return bytes(buffer)
+
+
+MUTATED = [
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "llama2c",
+    "tokenizer.bin",
+    "native",
+]
+some_and_all = pytest.mark.parametrize(
+    "count", [2000, pytest.param(50_000, marks=pytest.mark.soak)]
+)
+
+
+# 2,000 of a format, and 50,000 of each under soak.
+MUTATED = {
+    **dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json"), 670),
+    **dict.fromkeys(("llama2c", "tokenizer.bin"), 1000),
+    "native": 2000,
+}
+COUNTS = [
+    *((what, count) for what, count in MUTATED.items()),
+    *(pytest.param(what, 25 * count, marks=pytest.mark.soak) for what, count in MUTATED.items()),
+]
+
+
+@pytest.mark.parametrize(("what", "count"), COUNTS)
+def test_damage_is_an_error_of_ours(
+    what: str, count: int, good: dict[str, Path], tmp_path: Path
+) -> None:
+    """No other exception, no hang; what is read in spite of it is a whole model of finite numbers."""
+    dice = random.Random(f"{what} {count}")
+    if what == "native":
+        text = SHAPES["llama-2"]().to_str()
+        record = read_tokenizer_json(text, 420, 1, (2,)).to_json().encode()
+        for _ in range(count):
+            spoilt = mutated(record, dice)
+            if spoilt != record:
+                try:
+                    ImportedTokenizer.from_json(spoilt.decode("utf-8", "surrogateescape"))
+                except SlimError:
+                    continue
+        return
+    is_hf = what.endswith((".json", ".safetensors"))
+    path = copied(good, "llama-2" if is_hf else "llama2c", tmp_path)
+    target = path / what if is_hf else (path if what == "llama2c" else path.parent / what)
+    original = target.read_bytes()
+    beside = None if is_hf else path.parent / "tokenizer.bin"
+    said = []
+    for _ in range(count):
+        target.write_bytes(mutated(original, dice) or b"x")
+        try:
+            with open_source(path, beside) as source:
+                parameters = result_of_reading(source)
+                assert np.isfinite(parameters).all()
+        except SlimError as problem:
+            said.append(str(problem))
+    assert len(said) > count // 4
+    assert not [line for line in said if "\n" in line]
+
+
+def result_of_reading(source: Any) -> np.ndarray:
+    steps = read_weights(source)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value.flat
