@@ -61,7 +61,9 @@ def _drawn(found: re.Match[str]) -> str:
 async def take(model: Path) -> None:
     """All pictures."""
     PICTURES.mkdir(exist_ok=True)
-    app = SlimApp([directory_of(model)], folder=model.parent)
+    os.chdir(model.parent)  # names without a path, in the pictures
+    model = Path(model.name)
+    app = SlimApp([directory_of(model)])
     async with app.run_test(size=SIZE, notifications=True) as pilot:
 
         async def picture(name: str) -> None:
