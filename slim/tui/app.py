@@ -19,7 +19,7 @@ from textual.widgets import Input, TextArea
 
 from slim.compute import Engine, Job
 from slim.errors import SlimError
-from slim.events import Progress
+from slim.events import Note, Progress
 from slim.operating_system import STOP_SIGNALS
 from slim.run_directory import directory_of
 from slim.safe_text import safe_line
@@ -94,7 +94,7 @@ class SlimApp(App[Outcome]):
         self.ascii_only = ascii_only()
         self.ticked: Signal[None] = Signal(self, "ticked")
         self.session_changed: Signal[None] = Signal(self, "session changed")
-        self.opening: Job[Progress | OpenModel] | None = None
+        self.opening: Job[Progress | Note | OpenModel] | None = None
         self._opening_path: Path | None = None
         self._stage = ""
         self._paths = list(paths)
@@ -181,7 +181,7 @@ class SlimApp(App[Outcome]):
             self._read_opening(self.opening)
         self.ticked.publish(None)
 
-    def _read_opening(self, job: Job[Progress | OpenModel]) -> None:
+    def _read_opening(self, job: Job[Progress | Note | OpenModel]) -> None:
         try:
             events = job.poll()
         except Exception as problem:
@@ -191,6 +191,8 @@ class SlimApp(App[Outcome]):
         for event in events:
             if isinstance(event, Progress):
                 self._stage = stage_line(event)
+            elif isinstance(event, Note):
+                self.notify(safe_line(event.text), markup=False, timeout=8)
             else:
                 self.session.opened = event
                 self._remember(event.path)

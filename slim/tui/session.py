@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from slim.calibration import Calibration
 from slim.compute import Engine, engine
-from slim.events import Event, Progress
+from slim.events import Event, Note, Progress
 from slim.request import Request, RunControl
 from slim.tui.run_view import RunView
 
@@ -146,8 +146,8 @@ class AppSession:
         self.watched = [run]
 
 
-def opening(path: Path) -> Generator[Progress | OpenModel, None, None]:
-    """Read a model file, in the engine thread: progress, and the model as the last event."""
+def opening(path: Path) -> Generator[Progress | Note | OpenModel, None, None]:
+    """Read a model file, in the engine thread: progress and notes, and the model as the last event."""
     from slim.model_file import loading_model
 
     model, tokenizer, metadata = yield from loading_model(path)

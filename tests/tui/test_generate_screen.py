@@ -91,6 +91,21 @@ def test_frames_of_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     with_dashboard(body, "generate", scripted_model())
 
 
+def test_notes_of_a_model_that_is_opened_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(app: SlimApp, pilot: Pilot[Any]) -> None:
+        app.open_model(Path("other.bin"))
+        await until(pilot, lambda: app.session.opened is other)
+        await pilot.pause()
+        assert any("came from elsewhere" in one.message for one in app._notifications)
+        assert "other.bin" in screen_text(app)
+
+    other = scripted_model("other.bin")
+    events = [Note("it came from elsewhere\x1b[2J"), other]
+    monkeypatch.setattr("slim.tui.app.opening", lambda path: iter(events))
+    monkeypatch.setattr("slim.tui.app.remember", lambda path: None)
+    with_dashboard(body, "generate", scripted_model())
+
+
 def test_without_a_model_it_says_which_key_opens_one() -> None:
     async def body(app: SlimApp, pilot: Pilot[Any]) -> None:
         assert "no model is open: o opens one" in screen_text(app)
