@@ -183,7 +183,7 @@ def _encoded(
     return np.concatenate(parts), np.array(offsets, np.int64)
 
 
-def _remember(seen: dict, word: object, ids: list[int], n_bytes: int) -> None:  # type: ignore[type-arg]
+def _remember(seen: dict, word: object, ids: list[int], n_bytes: int) -> None:
     if n_bytes <= _REMEMBERED_BYTES:
         if len(seen) >= _REMEMBERED:
             seen.clear()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import numpy as np
 
@@ -174,7 +175,7 @@ class SafetensorsFile:
                 self._refuse("became shorter while it was being read")
             view = view[count:]
 
-    def _refuse(self, problem: str):  # type: ignore[no-untyped-def]
+    def _refuse(self, problem: str) -> NoReturn:
         raise ModelFileError(f"{self.path}: {problem}")
 
 
