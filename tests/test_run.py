@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -16,10 +17,20 @@ import numpy as np
 import pytest
 from test_atomic_file import Failing
 
-from slim import atomic_file, checkpoint, recipe, run, run_checkpoint, run_directory, training_run
+from slim import (
+    atomic_file,
+    checkpoint,
+    recipe,
+    run,
+    run_checkpoint,
+    run_directory,
+    training_run,
+    vocabulary,
+)
 from slim.calibration import Calibration
 from slim.compute import submit
 from slim.config import GenerateConfig
+from slim.conversation import knows_roles
 from slim.errors import (
     ConfigError,
     DataError,
@@ -781,7 +792,9 @@ def test_a_damaged_run_directory(corpus: Path, name: str) -> None:
         assert caught.value.exit_code == 3
 
 
-def test_the_calibration_at_the_end_tells_what_it_is_made_from_and_may_be_left_out(corpus: Path) -> None:
+def test_the_calibration_at_the_end_tells_what_it_is_made_from_and_may_be_left_out(
+    corpus: Path,
+) -> None:
     events = list(run.start(request(corpus)))
     notes = [event.text for event in of_kind(events, Note)]
     assert sum(text.startswith("confidence calibrated in ") for text in notes) == 1
@@ -792,3 +805,129 @@ def test_the_calibration_at_the_end_tells_what_it_is_made_from_and_may_be_left_o
     out = str(corpus.parent / "other.bin")
     list(run.start(request(corpus, out=out, settings={"calibrate": False})))
     assert checkpoint.read_metadata(out)[0]["calibration"] is None
+
+
+# ---- text of other kinds ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    words = ["fox", "bird", "cat", "dog"]
+    lines = []
+    for _ in range(60):
+        one, other = rng.choice(words, 2)
+        messages = [
+            {"role": "user", "content": f"Who saw the {one}?"},
+            {"role": "assistant", "content": f"The {other} saw the {one}."},
+        ]
+        lines.append(json.dumps({"messages": messages}))
+    path = tmp_path / "talk.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_only_answers_are_learnt_and_resume_is_exact(talk: Path) -> None:
+    """Loss and validation are those of the answers; the mask on disk survives a stop and a damaged file."""
+    whole, parts = talk.parent / "whole.bin", talk.parent / "parts.bin"
+    expected = list(run.start(request(talk, out=str(whole))))
+    control = RunControl()
+    interrupt(run.start(request(talk, out=str(parts)), control), control, 5)
+    mask = Path(f"{parts}.run/tokens/train.counted")
+    counted = np.fromfile(mask, np.bool_)
+    assert 0.3 < counted.mean() < 0.8
+    mask.write_bytes(bytes(counted.size))  # as if nothing were to be learnt
+    events = list(run.resume(parts))
+    assert any("train.counted is damaged" in note.text for note in of_kind(events, Note))
+    assert metrics(parts) == metrics(whole) and weights(parts) == weights(whole)
+    _, tokenizer, metadata = load_model(whole)
+    assert knows_roles(metadata)
+    assert tokenizer.special_tokens["<|user|>"] in np.fromfile(mask.with_name("train"), np.uint16)
+    # Questions are not learnt: what they cost stays out of the loss, so the same words as plain text cost more.
+    text = talk.with_name("plain.txt")
+    records = [json.loads(line)["messages"] for line in talk.read_text().splitlines()]
+    text.write_text("\n<|endoftext|>\n".join("\n".join(m["content"] for m in r) for r in records))
+    plain = list(run.start(request(text, out=str(talk.parent / "plain.bin"))))
+    assert of_kind(expected, EvalFinished)[-1].loss != of_kind(plain, EvalFinished)[-1].loss
+    assert not knows_roles(load_model(talk.parent / "plain.bin")[2])
+
+
+def test_conversations_need_a_vocabulary_with_roles(
+    talk: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = talk.parent / "base.bin"
+    list(run.start(request(corpus, out=str(base))))
+    without = {"<|endoftext|>": 0}
+    monkeypatch.setattr(run.Tokenizer, "special_tokens", property(lambda self: without))
+    asked = Request(
+        *("finetune", str(talk), 1.0, str(talk.parent / "tuned.bin"), str(base)),
+        settings=Settings({"max_steps": 2, "seq_len": 16, "batch_tokens": 64, "precision": "fp32"}),
+    )
+    refused(asked, DataError, "holds conversations, but the vocabulary of the model has no")
+
+
+def test_a_folder_and_its_own_result(corpus: Path) -> None:
+    """A folder in which a run leaves its work is the same text for the next run."""
+    folder = corpus.parent
+    asked = request(folder, out=str(folder / "model.bin"))
+    list(run.start(asked))
+    again = list(run.start(dataclasses.replace(asked, force=True)))
+    assert again[-1].reason == "finished"  # type: ignore[union-attr]
+    control = RunControl()
+    interrupt(run.start(dataclasses.replace(asked, force=True), control), control, 5)
+    assert list(run.resume(folder / "model.bin"))[-1].reason == "finished"  # type: ignore[union-attr]
+    (folder / "more.txt").write_text("one more text " * 40)
+    control = RunControl()
+    interrupt(run.start(dataclasses.replace(asked, force=True), control), control, 5)
+    (folder / "more.txt").unlink()
+    with pytest.raises(DataError, match="is not the text that this run was begun with"):
+        list(run.resume(folder / "model.bin"))
+
+
+def test_standard_input_is_kept(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, out = corpus.parent / "whole.bin", corpus.parent / "model.bin"
+    list(run.start(request(corpus, out=str(whole))))
+    control = RunControl()
+    asked = dataclasses.replace(request(corpus), data="-")
+    before = os.dup(0)
+    try:
+        with corpus.open("rb") as file:
+            os.dup2(file.fileno(), 0)
+        interrupt(run.start(asked, control), control, 5)
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+    list(run.resume(out))
+    assert weights(out) == weights(whole) and metrics(out) == metrics(whole)
+    Path(f"{out}.run/result.json").unlink()
+    Path(f"{out}.run/stdin.txt").unlink()
+    with pytest.raises(DataError, match="standard input: what was kept of it"):
+        list(run.resume(out))
+
+
+def test_another_vocabulary_on_resume_is_refused_with_a_choice(corpus: Path) -> None:
+    control, out = RunControl(), corpus.parent / "model.bin"
+    interrupt(run.start(request(corpus), control), control, 5)
+    settings = Path(f"{out}.run/settings.json")
+    record = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**record, "tokenizer_sha256": "0" * 64}))
+    with pytest.raises(DataError, match=r"has another vocabulary than this run.*--force"):
+        list(run.resume(out))
+
+
+def test_a_sampled_vocabulary_is_said(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "SAMPLE_BYTES", 2000)
+    events = list(run.start(request(corpus)))
+    (note,) = [n.text for n in of_kind(events, Note) if "sample" in n.text]
+    assert note.startswith("the vocabulary is built on a sample: one of 3 pieces of the text")
+
+
+def test_a_refused_run_leaves_nothing(corpus: Path) -> None:
+    """Tokens are written before a run begins: they go again when it does not."""
+    refused(
+        request(corpus, settings={"seq_len": 16, "max_seq_len": 8}), ConfigError, "seq_len must"
+    )
+    control = RunControl()
+    control.stop = True
+    list(run.start(request(corpus), control))
+    assert sorted(path.name for path in corpus.parent.iterdir()) == ["stories.txt"]

@@ -115,10 +115,12 @@ def _dispatch(arguments: list[str]) -> int:
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
     if unknown:
-        command = commands[args.command]
+        command = parser if args.command is None else commands[args.command]
         options = [option for option in command._option_string_actions if option.startswith("--")]
         hint = nearest(unknown[0].partition("=")[0], options)
         raise UsageError(f"did not expect {unknown[0]!r}{hint}; see {command.prog} --help")
+    if args.command is None:
+        raise UsageError("a command is needed; see slim --help")
     return args.run(args)
 
 
