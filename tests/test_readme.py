@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -65,6 +66,8 @@ def test_every_command_works_as_written(
     Path("demo/lighthouse-script.txt").write_bytes(script[:40_000])
     for name in ("demo/stories.txt", "corpus.txt", "notes.txt", "other.txt"):
         Path(name).write_bytes(stories)
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good morning."}]
+    Path("talks.jsonl").write_text((json.dumps({"messages": talk}) + "\n") * 99, encoding="utf-8")
     Path("run.toml").write_text(block_after("run.toml"), encoding="utf-8")
     for stdin, command in FOUND:
         _, name, *rest = shlex.split(command.partition(" | ")[0], comments=True)
