@@ -138,7 +138,7 @@ def _welcome(args: argparse.Namespace, state: str, minutes: float) -> list[str]:
     return [
         "A model that knows nothing reads 1,560 short stories and guesses every next word.",
         "The loss says how wrong it guesses. Watch it fall, and watch the sample become words,",
-        f"then sentences. All of it takes about {minutes:g} minutes.",
+        f"then sentences. All of it takes at most {minutes:g} minute{'' if minutes == 1 else 's'}.",
     ]
 
 
