@@ -81,7 +81,7 @@ def test_compiled_torch_has_the_same_gradients(mode: str, tmp_path: Path) -> Non
 def test_llama_cpp_has_the_same_logits(config: ModelConfig, kind: str, tmp_path: Path) -> None:
     trial = bench(config, tmp_path)
     found = meet([trial._generates(config, "fp32"), trial._llama(config, kind)], tmp_path)
-    assert [len(seconds) for seconds in found.values()] == [2, 2]
+    assert [len(seconds) for seconds in found.values()] == [3, 2]  # prefill, decoding, and ours of several texts together
 
 
 @needs("tokenizers")
@@ -119,4 +119,4 @@ def test_slim_alone_is_measured_from_end_to_end(tmp_path: Path) -> None:
     )
     found = kinds(suite.measure(settings))
     assert found["Ceiling"] >= 3 and found["Measurement"] >= 5 and found["Part"] >= 15
-    assert "Comparison" not in found
+    assert found["Comparison"] <= 3  # of several texts with one, and nobody else

@@ -41,7 +41,7 @@ def test_info_as_json(tiny_model: Path, capsys: Captured) -> None:
 
 
 def test_info_shows_what_a_stranger_wrote_safely(tmp_path: Path, capsys: Captured) -> None:
-    from conftest import TINY
+    from slim.config import ModelConfig
     from slim.model_file import model_metadata, save_model
     from slim.parameters import Parameters
     from slim.tokenizer import Tokenizer
@@ -51,8 +51,12 @@ def test_info_shows_what_a_stranger_wrote_safely(tmp_path: Path, capsys: Capture
     ]
     calibration: dict[str, object] = {"share": "all", "threshold": [1]}
     path = tmp_path / "hostile\x1b[2J.bin"
-    metadata = model_metadata(TINY, Tokenizer([]), history, calibration)
-    save_model(path, Parameters(TINY).initialise(0), metadata)
+    tokenizer = Tokenizer([])
+    sizes = ModelConfig(
+        vocab_size=tokenizer.vocab_size, dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_seq_len=64
+    )
+    metadata = model_metadata(sizes, tokenizer, history, calibration)
+    save_model(path, Parameters(sizes).initialise(0), metadata)
     assert main(["info", str(path)]) == 0
     out, _ = capsys.readouterr()
     assert "\x1b" not in out and "\x07" not in out and "\u202e" not in out
