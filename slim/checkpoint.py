@@ -17,13 +17,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from slim.atomic_file import replace_file
 from slim.errors import ModelFileError, SaveError
-from slim.input_file import HEAD_BYTES, kind_of, looks_like_text, open_input, reason
+from slim.input_file import HEAD_BYTES, OpenedFile, kind_of, looks_like_text, reason
 from slim.strict_json import parse_json
 
 FORMAT = 1
@@ -105,15 +104,16 @@ def read_metadata(
         return file.metadata, file.shapes
 
 
-class ModelFile:
+class ModelFile(OpenedFile):
     """An open model file with a checked header: look at `metadata` and `shapes`, then `read_into` arrays.
 
     The file stays open in between, so a training run that saves a new one under the same name does no harm.
     """
 
+    error = ModelFileError
+
     def __init__(self, path: str | Path) -> None:
-        self.path = path
-        self._file, self.size_bytes = open_input(path, ModelFileError)
+        super().__init__(path)
         try:
             header = self._read_header()
             try:
@@ -171,21 +171,6 @@ class ModelFile:
                 f"{self.path}: is damaged: what it holds does not agree with its own checksum"
             )
 
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-
-    def __enter__(self) -> ModelFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _read_header(self) -> bytes:
         """The header's bytes; a file of another kind is called by its name."""
         head = self._file.read(HEAD_BYTES)
@@ -208,13 +193,6 @@ class ModelFile:
         self._file.seek(8)
         self._fill(memoryview(header))
         return bytes(header)
-
-    def _fill(self, view: memoryview) -> None:
-        while view:
-            count = self._file.readinto(view)
-            if not count:
-                raise ModelFileError(f"{self.path}: became shorter while it was being read")
-            view = view[count:]
 
 
 def check_shapes(

@@ -6,6 +6,8 @@ import os
 import stat
 from io import FileIO
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from slim.errors import SlimError
 from slim.operating_system import NO_WAITING, READING
@@ -84,6 +86,39 @@ def open_input(path: str | Path, error: type[SlimError]) -> tuple[FileIO, int]:
     except BaseException:
         os.close(fd)
         raise
+
+
+class OpenedFile:
+    """A file that is being read, for a class that knows its layout; `error` says what is wrong with it."""
+
+    error: type[SlimError] = SlimError
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        self._file, self.size_bytes = open_input(path, self.error)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _fill(self, view: memoryview) -> None:
+        """Read on until `view` is full."""
+        while view:
+            count = self._file.readinto(view)
+            if not count:
+                raise self.error(f"{self.path}: became shorter while it was being read")
+            view = view[count:]
 
 
 def reason(problem: Exception) -> str:

@@ -12,14 +12,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
 
 import numpy as np
 
 from slim.checkpoint import count_non_finite
 from slim.errors import ModelFileError
-from slim.input_file import HEAD_BYTES, kind_of, looks_like_text, open_input, reason
+from slim.input_file import HEAD_BYTES, OpenedFile, kind_of, looks_like_text, reason
 from slim.strict_json import parse_json
 
 MAX_HEADER_BYTES = 16 * 2**20
@@ -41,12 +40,13 @@ class StoredArray:
     end: int
 
 
-class SafetensorsFile:
+class SafetensorsFile(OpenedFile):
     """An open file with a checked header: look at `arrays`, then `read_into` them one by one."""
 
+    error = ModelFileError
+
     def __init__(self, path: str | Path) -> None:
-        self.path = path
-        self._file, self.size_bytes = open_input(path, ModelFileError)
+        super().__init__(path)
         try:
             self._data_start, header = self._read_header()
             self.arrays = self._understand(header)
@@ -85,21 +85,6 @@ class SafetensorsFile:
                 yield start + part.size
         except OSError as problem:
             raise ModelFileError(f"{self.path}: cannot be read: {reason(problem)}") from problem
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-
-    def __enter__(self) -> SafetensorsFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _read_header(self) -> tuple[int, bytes]:
         head = self._file.read(HEAD_BYTES)
@@ -167,13 +152,6 @@ class SafetensorsFile:
                 f"is damaged: {name} of shape {tuple(shape)} has {offsets[1] - offsets[0]:,} bytes"
             )
         return StoredArray(dtype, tuple(shape), offsets[0], offsets[1])
-
-    def _fill(self, view: memoryview) -> None:
-        while view:
-            count = self._file.readinto(view)
-            if not count:
-                self._refuse("became shorter while it was being read")
-            view = view[count:]
 
     def _refuse(self, problem: str) -> NoReturn:
         raise ModelFileError(f"{self.path}: {problem}")
