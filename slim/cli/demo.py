@@ -136,9 +136,10 @@ def _welcome(args: argparse.Namespace, state: str, minutes: float) -> list[str]:
             f"Going on with the demo that was stopped ({_again(args.out)} --force starts anew)."
         ]
     return [
-        "A model that knows nothing reads 1,560 short stories and guesses every next word.",
-        "The loss says how wrong it guesses. Watch it fall, and watch the sample become words,",
-        f"then sentences. All of it takes at most {minutes:g} minute{'' if minutes == 1 else 's'}.",
+        "A model that knows nothing reads 1,560 short stories and guesses every next",
+        "word. The loss says how wrong it guesses. Watch it fall, and watch the sample",
+        "become words, then sentences.",
+        f"All of it takes at most {minutes:g} minute{'' if minutes == 1 else 's'}.",
     ]
 
 
