@@ -152,7 +152,8 @@ class RunDirectory:
                         path.unlink()
                     self.tokens.rmdir()
                 self.path.rmdir()
-        os.close(self._lock)
+        with contextlib.suppress(OSError):  # nothing of it waits to be written
+            os.close(self._lock)
 
 
 class Journal:

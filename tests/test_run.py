@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -507,6 +507,17 @@ def test_lines_that_a_full_disk_refuses_come_later(
     assert (tmp_path / "metrics.jsonl").read_text() == "one\n" and journal.size == 4
 
 
+def test_a_lock_whose_close_fails_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory(tmp_path / "m.bin")
+    directory.write_settings({})
+    with monkeypatch.context() as patched:
+        patched.setattr(run_directory, "os", Failing(1, errno.EIO, ("close",)))
+        directory.close()
+    RunDirectory(tmp_path / "m.bin").close()
+
+
 RUN_CALLS = ("open", "write", "pwrite", "fsync", "close", "link", "unlink", "replace", "lstat",
              "ftruncate")  # fmt: skip
 
@@ -522,7 +533,11 @@ RUN_CALLS = ("open", "write", "pwrite", "fsync", "close", "link", "unlink", "rep
     ],
 )
 def test_every_call_of_a_run_that_can_fail(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch, code: int, every: int
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    every: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """What was there is whole, the losses are the same, and so is the end, at once or after going on, unless it is told."""
     monkeypatch.setattr(training_run.TrainingRun, "_is_save_due", lambda self: True)
@@ -559,6 +574,7 @@ def test_every_call_of_a_run_that_can_fail(
         found = weights(out), weights(Path(f"{out}.run/last"))
         assert told or found == expected[:2], f"call {k}, {fake.failed}"
         shutil.rmtree(f"{out}.run")
+    record_property("calls", k - 1)
     assert k > 100 and ended_early < k / 4, "most failures do not end a training"
 
 
