@@ -74,7 +74,7 @@ def test_the_same_seed_says_the_same(talk, chat_model: Path) -> None:
 def test_json_is_one_object_per_line(talk, tiny_model: Path) -> None:
     code, out, err = talk(tiny_model, "ab\n/nonsense\n/stats\n", "--json")
     records = [json.loads(line) for line in out.splitlines()]
-    assert code == 2 and out.isascii() and "1 replies" in err
+    assert code == 2 and out.isascii() and "1 reply since" in err
     types = [record["type"] for record in records]
     assert types == ["note", *["token"] * 4, "finish", "error"]
     finish = records[5]
@@ -99,6 +99,18 @@ def test_commands_change_the_conversation(talk, chat_model: Path, tmp_path: Path
     assert "4 replies since the start, 16 tokens" in err
     code, _, err = talk(chat_model, f"/load {saved}\n/stats\n")
     assert code == 0 and "4 turns; the model said last:" in err
+
+
+def test_turns_that_leave_are_told_after_the_reply(
+    talk, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    told = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", told)
+    monkeypatch.setattr(sys, "stderr", told)
+    code, _, _ = talk(tiny_model, "aa\nbb\n", "--max-tokens", 40, "--min-tokens", 40)
+    lines = told.getvalue().splitlines()
+    assert code == 0 and any("the oldest 2 turns" in line for line in lines)
+    assert all(line.startswith("the context") for line in lines if "turns leave it" in line)
 
 
 @pytest.mark.parametrize(

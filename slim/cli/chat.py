@@ -175,14 +175,19 @@ class _Talk:
         from slim.compute import stream
 
         writer = None if self._json else self._writer()
+        later: list[Note] = []
         with StopRequest() as stop:
             for event in stream(reply(stop.requested)):
-                if isinstance(event, Note):
+                if isinstance(event, Note) and writer is not None and writer.begun:
+                    later.append(event)  # not into the middle of a line
+                elif isinstance(event, Note):
                     self._note(event)
                 elif isinstance(event, TokenGenerated):
                     self._token(writer, event)
                 else:
                     self._finish(writer, event)
+        for note in later:
+            self._note(note)
         if stop.signal is not None and not (
             self._reader.interactive and stop.signal == signal.SIGINT
         ):
@@ -310,7 +315,7 @@ class _Talk:
         self._say(
             f"{_turns(len(turns))}, {sum(turn.tokens for turn in turns):,} tokens; "
             f"context {use.used:,} of {use.limit:,}; {self._chat.left} of the oldest turns have left it\n"
-            f"{self._replies} replies since the start, {self._tokens:,} tokens{speed}"
+            f"{_replies(self._replies)} since the start, {self._tokens:,} tokens{speed}"
         )
 
     # ---- what is said beside ---------------------------------------------------------------------------------------
@@ -355,6 +360,10 @@ class _Talk:
 
 def _turns(count: int) -> str:
     return "1 turn" if count == 1 else f"{count} turns"
+
+
+def _replies(count: int) -> str:
+    return "1 reply" if count == 1 else f"{count} replies"
 
 
 def _in_a_line(text: str) -> str:
