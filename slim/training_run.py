@@ -354,7 +354,11 @@ class TrainingRun:
         """Show a save that failed; several in a row of the same file end the run."""
         self._failures[kind] = self._failures.get(kind, 0) + 1
         if self._failures[kind] >= recipe.FAILED_SAVES:
-            raise problem
+            advice = "nothing was saved before"
+            if self.directory.last.exists():
+                out = self.plan.request.out
+                advice = f"once it can be, `slim resume {out}` goes on from the last save"
+            raise SaveError(f"{problem}, {recipe.FAILED_SAVES} times in a row: {advice}")
         yield from self._note(f"{problem}; what was saved before is whole", "warning")
 
     def _is_save_due(self) -> bool:
