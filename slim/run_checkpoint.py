@@ -118,6 +118,20 @@ def publish(best: Path, out: Path) -> int:
         return replace_file(out, _chunks(file))
 
 
+def recover_best(best: Path, out: Path, best_step: int | None) -> bool:
+    """Make `best`, which is lost, a copy of OUT again; False when OUT does not hold the best weights. SaveError."""
+    try:
+        metadata, _ = checkpoint.read_metadata(out, verify=True)
+    except ModelFileError:
+        return False
+    history = metadata.get("history")
+    latest = history[-1] if isinstance(history, list) and history else None
+    if not isinstance(latest, dict) or latest.get("best_step", -1) != best_step:
+        return False
+    publish(out, best)
+    return True
+
+
 def _chunks(file) -> Iterator[bytes]:  # type: ignore[no-untyped-def]
     while chunk := file.read(_CHUNK_BYTES):
         yield chunk

@@ -71,6 +71,25 @@ class RunDirectory:
     def best(self) -> Path:
         return self.path / "best"
 
+    def restore(self) -> bool:
+        """Make the folder again, and lock it, when somebody has removed it; whether its saves are gone.
+
+        BusyError when another process trains there now. Where it cannot be made, the next save tells why.
+        """
+        if _is_same_file(self._lock, self.path / "lock"):
+            return False
+        try:
+            fd = _lock(self.path)
+        except OSError:
+            return False
+        with contextlib.suppress(OSError):
+            os.close(self._lock)
+        self._lock = fd
+        for name, journal in self._journals.items():
+            journal.close()
+            self._journals[name] = Journal(self.path / name)
+        return not self.last.exists()
+
     def clear(self) -> None:
         """Remove what an earlier run left."""
         saved = [self.last, self.best]

@@ -44,6 +44,7 @@ from slim.run_checkpoint import (
     publish,
     read_best,
     read_last,
+    recover_best,
     write_best,
     write_last,
 )
@@ -271,6 +272,7 @@ class TrainingRun:
 
     def _finish(self) -> Iterator[Event]:
         """The best weights, calibrated, become the result."""
+        yield from self._keep_directory()
         standing, model = self.standing, self.trainer.model
         if standing.best_step not in (None, self.step):
             read_best(self.directory.best, model.parameters)
@@ -306,6 +308,7 @@ class TrainingRun:
         training = self.standing.training
         if training.bad_steps > 0 or training.spikes > 0:
             return
+        yield from self._keep_directory()
         self.trainer.read_clock()
         self.standing.journal_sizes = self.directory.journal_sizes()
         path, began = self.directory.last, time.monotonic()
@@ -326,6 +329,7 @@ class TrainingRun:
 
         result: the evaluation that says so; it only counts once they are saved
         """
+        yield from self._keep_directory()
         standing, before = self.standing, dataclasses.replace(self.standing)
         if result is not None:
             standing.best_loss, standing.best_step = result.nats_per_token, self.step
@@ -349,6 +353,26 @@ class TrainingRun:
             return
         self._failures["out"] = 0
         yield from self._record(CheckpointSaved(self.step, str(out), "out", size))
+
+    def _keep_directory(self) -> Iterator[Event]:
+        """When somebody has removed the run's folder: make it again, with all that is still known."""
+        if not self.directory.restore():
+            return
+        standing, path = self.standing, self.directory.path
+        try:
+            self.directory.write_settings(self.plan.as_record())
+            best_is_there = recover_best(
+                self.directory.best, Path(self.plan.request.out), standing.best_step
+            )
+        except SaveError as problem:
+            yield from self._failed("settings", problem)
+            best_is_there = False
+        if not best_is_there:  # what comes next is better than nothing
+            standing.best_loss = standing.best_bits_per_byte = standing.best_step = None
+        yield from self._note(
+            f"{path}: was removed: it is made again, without the losses and samples so far",
+            "warning",
+        )
 
     def _failed(self, kind: str, problem: SaveError) -> Iterator[Event]:
         """Show a save that failed; several in a row of the same file end the run."""

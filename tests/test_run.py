@@ -446,6 +446,51 @@ def test_a_failing_save_is_shown_and_training_goes_on(
     assert weights(Path(request(corpus).out)) == weights(whole), "nothing else is different"
 
 
+@pytest.mark.parametrize("out_too", [False, True])
+@pytest.mark.parametrize("stop", [None, 20])
+def test_a_folder_that_is_removed_is_made_again(
+    corpus: Path, stop: int | None, out_too: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run.TrainingRun, "_is_save_due", lambda self: True)
+    out, whole = corpus.parent / "model.bin", corpus.parent / "whole.bin"
+    settings = {"eval_every": 7}
+    list(run.start(request(corpus, out=str(whole), settings=settings)))
+    control, events = RunControl(), []
+    for event in run.start(request(corpus, settings=settings), control):
+        events.append(event)
+        step = event.step if isinstance(event, StepFinished) else None
+        if step == 17:
+            shutil.rmtree(f"{out}.run")
+            if out_too:
+                out.unlink()
+        control.stop = control.stop or (step is not None and step == stop)
+    warnings = [note.text for note in of_kind(events, Note) if note.level == "warning"]
+    assert len(warnings) == 1 and "model.bin.run: was removed" in warnings[0]
+    if stop is not None:
+        list(run.resume(out))
+    assert weights(out) == weights(whole)
+    assert weights(Path(f"{out}.run/last")) == weights(Path(f"{whole}.run/last"))
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run.TrainingRun, "_is_save_due", lambda self: True)
+    out = corpus.parent / "model.bin"
+    others: list[RunDirectory] = []
+
+    def watch() -> None:
+        for event in run.start(request(corpus)):
+            if isinstance(event, StepFinished) and event.step == 9:
+                shutil.rmtree(f"{out}.run")
+                others.append(RunDirectory(out))
+
+    with pytest.raises(BusyError):
+        watch()
+    assert not others[0].last.exists()
+    others[0].close()
+
+
 def test_three_failing_saves_in_a_row_end_a_run(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,7 +507,8 @@ def test_three_failing_saves_in_a_row_end_a_run(
                 disk.failing = {"best"}
 
     with pytest.raises(
-        SaveError, match="no space left on device, 3 times in a row: once it can be, `slim resume .* goes on"
+        SaveError,
+        match=r"no space left on device, 3 times in a row: once it can be, `slim resume .* goes on",
     ):
         watch()
     assert disk.tried.count("best") >= 3 and Path(request(corpus).out).read_bytes() == before
