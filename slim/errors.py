@@ -31,6 +31,9 @@ class ModelFileError(SlimError):
     exit_code = 3
 
 
+NO_NUMBER = "the model computed something that is no number: its weights are damaged"
+
+
 class SaveError(SlimError):
     """A file that cannot be written where it should be; what was there before still is."""
 

@@ -122,7 +122,7 @@ class SentencePieceEncoder:
         self._together = np.zeros(2**16, np.bool_)
         all_joined = np.frombuffer(b"".join(joined), np.uint8).astype(np.intp)
         inside = np.ones(max(all_joined.size - 1, 0), np.bool_)
-        ends = np.cumsum([len(piece) for piece in joined])[:-1]
+        ends = np.cumsum([len(piece) for piece in joined], dtype=np.intp)[:-1]
         inside[ends - 1] = False
         self._together[(all_joined[:-1] * 256 + all_joined[1:])[inside]] = True
 

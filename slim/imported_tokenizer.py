@@ -19,7 +19,7 @@ import numpy as np
 
 from slim.config import LIMITS
 from slim.errors import ModelFileError
-from slim.strict_json import parse_json
+from slim.strict_json import parse_record
 from slim.tokenizer import CHARACTERS, DocumentEncoder, Tokenizer, spelled
 
 MARK = "imported"  # what a record of this kind says of itself
@@ -27,7 +27,9 @@ BYTE_LEVEL, SENTENCEPIECE = "byte-level", "sentencepiece"
 SPLITS = ("gpt-2", "smollm", "llama-3")  # the keys of imported_encoder.PATTERNS
 PREFIXES = ("blank", "metaspace")
 MAX_MERGES = 1_000_000
+MAX_ENDS = 64
 MAX_TEMPLATE = 65_536
+MAX_PIECE = 1024  # bytes of a token: the ways to cut a longer one in two would take minutes to look at
 NO_MERGE = -1e10  # llama2.c joins only what scores more
 _MAX_CHARACTERS = 2**25
 _MAX_VALUES = 400_000
@@ -61,6 +63,12 @@ class Vocabulary:
         size = len(self.pieces)
         if not 1 <= size <= LIMITS["vocab_size"]:
             _refuse(f"it has {size:,} tokens, but from 1 to {LIMITS['vocab_size']:,} are read")
+        ids = (self.start_id, *self.end_ids, *self.special)
+        if not all(type(i) is int for i in ids) or type(self.byte_merges) is not bool:
+            _refuse("its special tokens are no whole numbers")
+        longest = max(map(len, self.pieces))
+        if longest > MAX_PIECE:
+            _refuse(f"a token has {longest:,} bytes, but at most {MAX_PIECE:,} are read")
         if self.shape not in (BYTE_LEVEL, SENTENCEPIECE):
             _refuse(f"its shape is {self.shape[:40]!r}")
         if self.shape == BYTE_LEVEL and (self.split not in SPLITS or self.prefix or self.scores):
@@ -74,12 +82,10 @@ class Vocabulary:
             _refuse(f"it has {len(self.merges):,} merges, but at most {MAX_MERGES:,} are read")
         if self.scores and (len(self.scores) != size or not all(map(math.isfinite, self.scores))):
             _refuse("its scores are not one number for each token")
-        if (
-            not self.end_ids
-            or len(set(self.end_ids)) != len(self.end_ids)
-            or len(self.end_ids) > 64
-        ):
+        if not self.end_ids or len(set(self.end_ids)) != len(self.end_ids):
             _refuse("no token, or one twice, ends a text")
+        if len(self.end_ids) > MAX_ENDS:
+            _refuse(f"{len(self.end_ids):,} tokens end a text, but at most {MAX_ENDS} are read")
         for name, token_id in (("start", self.start_id), *(("end", i) for i in self.end_ids)):
             if not 0 <= token_id < size:
                 _refuse(f"the {name} of a text is token {token_id}, but there are {size:,}")
@@ -158,13 +164,11 @@ class ImportedTokenizer(Tokenizer):
     @classmethod
     def from_json(cls, text: str) -> ImportedTokenizer:
         """The tokenizer that `to_json` wrote. ModelFileError on anything else."""
-        if len(text) > _MAX_CHARACTERS:
-            _refuse(f"it has {len(text):,} characters, but at most {_MAX_CHARACTERS:,} are read")
         try:
-            record = parse_json(text, _MAX_VALUES)
+            record = parse_record(text, _MAX_CHARACTERS, _MAX_VALUES)
         except ValueError as problem:
-            _refuse(f"it is not valid JSON: {problem}")
-        if not isinstance(record, dict) or record.get("kind") != MARK:
+            _refuse(str(problem))
+        if record.get("kind") != MARK:
             _refuse("it is not a record of an imported vocabulary")
         try:
             numbers = list(map(int, record["merges"].split()))

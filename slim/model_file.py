@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -118,8 +119,8 @@ def open_source(path: str | Path, tokenizer: str | Path | None = None) -> Iterat
     from slim.formats.llama2c_source import Llama2cSource, looks_like_llama2c
 
     folder = Path(path)
-    if folder.is_dir():
-        if not (folder / CONFIG).exists():
+    if os.path.isdir(folder):
+        if not os.path.exists(folder / CONFIG):
             raise ModelFileError(
                 f"{path}: is a folder without a {CONFIG}: neither a model file nor a Hugging Face directory"
             )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slim.config import GenerateConfig
-from slim.errors import ModelFileError
+from slim.errors import NO_NUMBER, ModelFileError
 from slim.kernels.sampling import sample_rows
 
 COLDEST = 1e-30  # a temperature below this is this: 1 / temperature has to be a float32
@@ -62,7 +62,5 @@ class Sampler:
             *self._settings,
         )  # fmt: skip
         if self._ids.min() < 0:
-            raise ModelFileError(
-                "the model computed something that is no number: its weights are damaged"
-            )
+            raise ModelFileError(NO_NUMBER)
         return self._ids, self._shares

@@ -10,7 +10,7 @@ import numpy as np
 
 from slim.confidence import Measure
 from slim.decoding import DrawnToken
-from slim.errors import DataError
+from slim.errors import NO_NUMBER, DataError, ModelFileError
 from slim.events import TextScored, TokenGenerated
 from slim.generate import token_event
 from slim.scoring import logits_of
@@ -26,7 +26,7 @@ def score(
     """How expected each token of `text` was: a TokenGenerated each, with the model's p as `p_sampled`, and a TextScored.
 
     The texts of the tokens joined are the text; past the context the window slides by half a context.
-    Raises DataError for no text.
+    Raises DataError for no text, ModelFileError for logits that are no numbers.
     """
     ids = tokenizer.encode(text)
     if ids.size == 0:
@@ -39,6 +39,8 @@ def score(
         for token_id, seen in zip(
             targets.tolist(), measure.of(chunk.logits, targets, n_alternatives), strict=True
         ):
+            if not math.isfinite(seen.logprob):
+                raise ModelFileError(NO_NUMBER)
             index = len(logprobs)
             logprobs.append(seen.logprob)
             piece = decoder.push(token_id)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slim.confidence import measure_many
-from slim.errors import ModelFileError
+from slim.errors import NO_NUMBER, ModelFileError
 from slim.evaluate import BATCH_TOKENS, batches_of, padded_length, windows_of
 
 if TYPE_CHECKING:
@@ -99,9 +99,7 @@ class Scorer:
         )
         measures, ranks = measure_many(logits, chunk.targets)
         if not np.isfinite(measures).all():
-            raise ModelFileError(
-                "the model computed something that is no number: its weights are damaged"
-            )
+            raise ModelFileError(NO_NUMBER)
         ids, documents, positions = chunk.targets.copy(), chunk.documents, chunk.positions
         self._parts.append((documents, positions, ids, ranks, *measures.T))
         self.tokens += ids.size

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 
 def parse_json(text: str, most_values: int) -> object:
@@ -23,6 +24,19 @@ def parse_json(text: str, most_values: int) -> object:
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def parse_record(text: str, most_characters: int, most_values: int) -> dict[str, Any]:
+    """`parse_json` for what must be a record of a bounded length."""
+    if len(text) > most_characters:
+        raise ValueError(f"it has {len(text):,} characters, but at most {most_characters:,} are read")
+    try:
+        record = parse_json(text, most_values)
+    except ValueError as problem:
+        raise ValueError(f"it is not valid JSON: {problem}") from problem
+    if not isinstance(record, dict):
+        raise ValueError("it is not a record")
+    return record
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -14,14 +14,14 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import numpy as np
 
 from slim.errors import ConfigError, ModelFileError
 from slim.events import Progress
-from slim.strict_json import parse_json
+from slim.strict_json import parse_record
 
 if TYPE_CHECKING:
     from slim.text_encoder import TextEncoder
@@ -34,6 +34,11 @@ FIRST_MERGE_ID = FIRST_BYTE_ID + 256
 # In the file a byte is a character: itself where it is visible, else one from U+0100 on.
 CHARACTERS = {byte: chr(byte) for byte in _VISIBLE}
 CHARACTERS |= {byte: chr(256 + i) for i, byte in enumerate(BYTE_ORDER[len(_VISIBLE) :])}
+
+# How the file says that words are cut by GPT-2's pattern and spelled byte by byte.
+BYTE_LEVEL_RULE: Mapping[str, object] = {
+    "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True,
+}  # fmt: skip
 
 LARGEST_VOCAB_SIZE = 4096  # that is chosen
 MOST_TOKENS = 65_536  # that are built or read; imported vocabularies may have more
@@ -124,8 +129,11 @@ class Tokenizer:
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
         """The tokenizer that `to_json` wrote. ModelFileError on anything else."""
-        record = _parse(text)
-        model = record.get("model") if isinstance(record, dict) else None
+        try:
+            record = parse_record(text, _MAX_JSON_CHARACTERS, _MAX_JSON_VALUES)
+        except ValueError as problem:
+            _refuse(str(problem))
+        model = record.get("model")
         lines = model.get("merges") if isinstance(model, dict) else None
         if not isinstance(lines, list):
             _refuse("it has no list of merges")
@@ -238,13 +246,18 @@ def spelled(token: bytes) -> str:
     return "".join(map(CHARACTERS.__getitem__, token))
 
 
-def _record(
-    tokens: Sequence[bytes], merges: Sequence[tuple[int, int]]
+def bpe_record(
+    special: Mapping[int, str],
+    vocab: Mapping[str, int],
+    merges: Sequence[str],
+    rules: Mapping[str, object],
+    **differences: object,
 ) -> dict[str, object]:
-    """The `tokenizer.json` of a vocabulary."""
-    names = [*SPECIAL_TOKENS, *map(spelled, tokens[FIRST_BYTE_ID:])]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    byte_level |= {"use_regex": True}
+    """A `tokenizer.json`: the tokens, the pairs that are joined as "left right", and how text is cut and put together.
+
+    rules         any of normalizer, pre_tokenizer and decoder
+    differences   fields of the model that are not as in our own vocabularies
+    """
     return {
         "version": "1.0",
         "truncation": None,
@@ -254,12 +267,12 @@ def _record(
                 "id": i, "content": name, "single_word": False, "lstrip": False,
                 "rstrip": False, "normalized": False, "special": True,
             }
-            for i, name in enumerate(SPECIAL_TOKENS)
+            for i, name in sorted(special.items())
         ],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
+        "normalizer": rules.get("normalizer"),
+        "pre_tokenizer": rules.get("pre_tokenizer"),
         "post_processor": None,
-        "decoder": byte_level,
+        "decoder": rules.get("decoder"),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -269,10 +282,24 @@ def _record(
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": {token: i for i, token in enumerate(names)},
-            "merges": [f"{names[left]} {names[right]}" for left, right in merges],
+            **differences,
+            "vocab": dict(vocab),
+            "merges": list(merges),
         },
     }
+
+
+def _record(
+    tokens: Sequence[bytes], merges: Sequence[tuple[int, int]]
+) -> dict[str, object]:
+    """The `tokenizer.json` of a vocabulary of ours."""
+    names = [*SPECIAL_TOKENS, *map(spelled, tokens[FIRST_BYTE_ID:])]
+    return bpe_record(
+        dict(enumerate(SPECIAL_TOKENS)),
+        {token: i for i, token in enumerate(names)},
+        [f"{names[left]} {names[right]}" for left, right in merges],
+        {"pre_tokenizer": BYTE_LEVEL_RULE, "decoder": BYTE_LEVEL_RULE},
+    )
 
 
 def _read_merges(lines: list[object]) -> list[tuple[int, int]]:
@@ -295,19 +322,6 @@ def _read_merges(lines: list[object]) -> list[tuple[int, int]]:
         known[left + right] = len(known)
         merges.append((known[left], known[right]))
     return merges
-
-
-def _parse(text: str) -> dict[str, object]:
-    """JSON of a bounded size, without duplicate keys."""
-    if len(text) > _MAX_JSON_CHARACTERS:
-        _refuse(f"it has {len(text):,} characters, but at most {_MAX_JSON_CHARACTERS:,} are read")
-    try:
-        record = parse_json(text, _MAX_JSON_VALUES)
-    except ValueError as problem:
-        _refuse(f"it is not valid JSON: {problem}")
-    if not isinstance(record, dict):
-        _refuse("it is not a record")
-    return record
 
 
 def _canonical(value: object) -> str:

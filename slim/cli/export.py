@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     """Export, and say what to do with it."""
     kind = args.to or format_of(args.out)
     for path in results(kind, args.out):
-        if path.exists() and not args.force:
+        if os.path.lexists(path) and not args.force:
             raise UsageError(f"{path}: exists: add --force to replace it")
-        if path.exists() and path.resolve() == Path(args.model).resolve():
+        if os.path.realpath(path) == os.path.realpath(args.model):
             raise UsageError(f"OUT must not replace MODEL itself, which is {args.model}")
 
     from slim.cli.stage import show_stages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -32,11 +33,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Import, and say what it is."""
     out, source = Path(args.out), Path(args.source)
-    if out.exists() and not args.force:
+    if os.path.lexists(out) and not args.force:
         raise UsageError(f"{out}: exists: add --force to replace it")
-    if out.exists() and source.exists() and out.samefile(source):
+    if os.path.exists(out) and any(map(out.samefile, files_of(source, args.tokenizer))):
         raise UsageError(f"OUT must not replace SRC itself, which is {source}")
-    if args.tokenizer is not None and source.is_dir():
+    if args.tokenizer is not None and os.path.isdir(source):
         raise UsageError("--tokenizer is for llama2.c checkpoints: a directory has its own")
 
     from slim.cli.stage import show_stages
@@ -55,3 +56,12 @@ def run(args: argparse.Namespace) -> int:
             + "\n"
         )
     return 0
+
+
+def files_of(source: Path, tokenizer: str | None) -> list[Path]:
+    """What an import reads, as far as it exists."""
+    if os.path.isdir(source):
+        paths = [source, *source.iterdir()]
+    else:
+        paths = [source, source.parent / "tokenizer.bin" if tokenizer is None else Path(tokenizer)]
+    return [path for path in paths if os.path.exists(path)]

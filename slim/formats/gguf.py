@@ -24,7 +24,7 @@ from slim.formats.hf import chat_template
 from slim.formats.narrow import to_bf16, to_f16
 from slim.formats.rope_rows import interleaved, rotated_heads
 from slim.formats.stored_model import StoredModel
-from slim.formats.tokenizer_json import piece_names, scores_of
+from slim.formats.tokenizer_json import scores_of, whole_names
 from slim.imported_tokenizer import BYTE_LEVEL, ImportedTokenizer, Vocabulary
 from slim.input_file import reason
 from slim.tokenizer import SPECIAL_TOKENS, Tokenizer
@@ -110,11 +110,14 @@ def gguf_name(name: str) -> str:
 def modelfile(file_name: str, model: StoredModel) -> str:
     """What `ollama create` reads: turns by role tokens where the model has learnt them, else the prompt as it is.
 
-    Ollama cannot read a template of Jinja from elsewhere in a Modelfile; it takes that from the GGUF file.
+    Templates are Go's there. One of Jinja, of an imported model, goes into the GGUF file, where Ollama looks whether it
+    resembles one that it knows. https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx
     """
     tokenizer = model.tokenizer
     names = {i: name for name, i in tokenizer.special_tokens.items()}
     stops = [names[i] for i in sorted(tokenizer.end_ids) if i in names]
+    # Ollama's reader knows no escapes and drops what cannot be printed; such an end is still one to llama.cpp, by its id.
+    stops = [name for name in stops if name.isprintable() and '"' not in name]
     lines = [f"FROM ./{file_name}"]
     if isinstance(tokenizer, ImportedTokenizer):
         if tokenizer.vocabulary.chat_template is None:
@@ -125,7 +128,7 @@ def modelfile(file_name: str, model: StoredModel) -> str:
             f'TEMPLATE """{OLLAMA_TURNS}"""' if model.knows_roles else 'TEMPLATE "{{ .Prompt }}"'
         )
     lines.append(f"PARAMETER num_ctx {model.config.max_seq_len}")
-    lines += [f"PARAMETER stop {json.dumps(name, ensure_ascii=False)}" for name in stops]
+    lines += [f'PARAMETER stop "{name}"' for name in stops]
     return "\n".join(lines) + "\n"
 
 
@@ -189,14 +192,12 @@ def gguf_vocabulary(tokenizer: Tokenizer) -> GgufVocabulary:
         kinds = ["CONTROL"] * special + ["NORMAL"] * (len(tokens) - special)
         return GgufVocabulary(tokens, kinds, record["merges"], "gpt-2", None)
     known = tokenizer.vocabulary
-    names = piece_names(tokenizer)
+    names = whole_names(tokenizer, "a GGUF file")
     kinds = [_token_kind(known, i) for i in range(len(names))]
     if known.shape == BYTE_LEVEL:
         merges = [f"{names[left]} {names[right]}" for left, right in known.merges]
         pre = {"gpt-2": "gpt-2", "smollm": "smollm", "llama-3": "llama-bpe"}[known.split]
         return GgufVocabulary(names, kinds, merges, pre, None)
-    if len(set(names)) != len(names):
-        raise UsageError("two tokens have one name, which a GGUF file cannot hold")
     return GgufVocabulary(names, kinds, [], "default", scores_of(tokenizer))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,11 @@ DTYPES = {
     "f16": ("F16", "float16", 2),
     "bf16": ("BF16", "bfloat16", 2),
 }
+# What belongs to another model when it is in the folder already, and what transformers reads if it is there.
+_OF_OTHERS = (
+    *("model.safetensors.index.json", "adapter_config.json", "chat_template.jinja"),
+    *("added_tokens.json", "special_tokens_map.json", "tokenizer.model"),
+)
 _END_OF_REPLY = SPECIAL_TOKENS.index("<|end|>")
 CHAT_TEMPLATE = (  # conversation.py lays turns out like this
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
@@ -43,6 +49,11 @@ def export_hf(model: StoredModel, out: str | Path, dtype: str = "f32") -> Iterat
         raise UsageError(f"a Hugging Face directory holds f32, f16 or bf16, not {dtype}")
     vocabulary = tokenizer_json(model.tokenizer)  # first, because it may be what cannot be said
     folder = Path(out)
+    for name in _OF_OTHERS:
+        if os.path.lexists(folder / name):
+            raise UsageError(
+                f"{out}: holds {name}, which would be read with the model: choose another folder"
+            )
     try:
         folder.mkdir(exist_ok=True)
     except OSError as problem:

@@ -7,6 +7,7 @@ would compute otherwise is refused by name: other positions (rope_scaling), bias
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from slim.formats.tokenizer_json import MAX_BYTES, read_tokenizer_json
 from slim.imported_tokenizer import MAX_TEMPLATE
 from slim.input_file import open_input
 from slim.parameters import parameter_shapes
-from slim.strict_json import parse_json
+from slim.strict_json import parse_record
 from slim.tokenizer import SPECIAL_TOKENS
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -67,6 +68,8 @@ class HuggingFaceSource:
         done = 0
         for file_name, names in self.files.items():
             with SafetensorsFile(self.path / file_name) as file:
+                if not file.arrays.keys() >= set(names):
+                    raise ModelFileError(f"{file.path}: was replaced while it was being read")
                 for name in sorted(names, key=lambda name: file.arrays[name].start):
                     for part in file.read_into(name, views[name]):
                         yield Progress("importing", done + part, total)
@@ -81,7 +84,9 @@ class HuggingFaceSource:
             with SafetensorsFile(self.path / file_name) as file:
                 names = [name for name in file.arrays if not self._is_spare(name)]
                 for name in names:
-                    self._check(file, name, expected, found)
+                    self._check(file, name, expected)
+                    if name in found:
+                        raise ModelFileError(f"{file.path}: holds {name}, but another file does too")
                 files[file_name] = names
                 found.update(names)
         for name in expected:
@@ -94,14 +99,11 @@ class HuggingFaceSource:
         file: SafetensorsFile,
         name: str,
         expected: Mapping[str, tuple[int, ...]],
-        found: set[str],
     ) -> None:
         array = file.arrays[name]
         if name not in expected:
             what = "a bias" if name.endswith(".bias") else "no part of a Llama that runs here"
             raise ModelFileError(f"{file.path}: holds {name}, which is {what}")
-        if name in found:
-            raise ModelFileError(f"{file.path}: holds {name}, but another file does too")
         if array.shape != expected[name]:
             raise ModelFileError(
                 f"{file.path}: {name} has shape {array.shape}, but {CONFIG} says {expected[name]}"
@@ -115,13 +117,13 @@ class HuggingFaceSource:
         return bool(_IGNORED.fullmatch(name)) or (name == _HEAD and self.config.tie_embeddings)
 
     def _shards(self) -> list[str]:
-        if (self.path / WEIGHTS).exists():
+        if os.path.lexists(self.path / WEIGHTS):
             return [WEIGHTS]
-        if not (self.path / INDEX).exists():
+        if not os.path.lexists(self.path / INDEX):
             other = [
                 name
                 for name in ("pytorch_model.bin", "consolidated.00.pth")
-                if (self.path / name).exists()
+                if os.path.lexists(self.path / name)
             ]
             if other:
                 self._refuse(
@@ -136,7 +138,7 @@ class HuggingFaceSource:
         for weight, name in places.items():
             if not isinstance(name, str) or not _SHARD.fullmatch(name):
                 self._refuse(
-                    f"{INDEX} puts {weight[:60]} into {str(name)[:80]!r}, which is no file name that is read"
+                    f"{INDEX} puts {weight[:60]!r} into {str(name)[:80]!r}, which is no file name that is read"
                 )
             names.add(name)
         if len(names) > MAX_SHARDS:
@@ -196,7 +198,9 @@ class HuggingFaceSource:
             )
             sizes["max_seq_len"] = LIMITS["max_seq_len"]
         head_dim = record.get("head_dim")
-        if head_dim is not None and head_dim * sizes["n_heads"] != sizes["dim"]:
+        if head_dim is not None and (
+            not isinstance(head_dim, int) or head_dim * sizes["n_heads"] != sizes["dim"]
+        ):
             self._refuse(
                 f"its head_dim is {_shown(head_dim)}, but hidden_size / num_attention_heads is "
                 f"{sizes['dim']} / {sizes['n_heads']}"
@@ -222,6 +226,8 @@ class HuggingFaceSource:
                 continue
             if not isinstance(rope, dict):
                 self._refuse(f"{CONFIG}: {name} is {_shown(rope)}, but should be a record")
+            if any(isinstance(value, dict) for value in rope.values()):
+                self._refuse(f"its {name} differ from layer to layer, which is not computed")
             kind = rope.get("rope_type", rope.get("type", "default"))
             if kind != "default":
                 self._refuse(
@@ -245,13 +251,13 @@ class HuggingFaceSource:
 
     def _tokenizer(self, record: dict[str, Any], template: str | None):  # type: ignore[no-untyped-def]
         path = self.path / "tokenizer.json"
-        if not path.exists():
+        if not os.path.lexists(path):
             self._refuse(
                 "holds no tokenizer.json; transformers writes one: "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
             )
         generation: dict[str, Any] = {}
-        if (self.path / "generation_config.json").exists():
+        if os.path.lexists(self.path / "generation_config.json"):
             generation = _read_record(self.path / "generation_config.json", _MAX_CONFIG_BYTES)
         starts, ends = (
             self._ids(
@@ -262,7 +268,8 @@ class HuggingFaceSource:
         text = _read_text(path, MAX_BYTES)
         try:
             return read_tokenizer_json(
-                text, self.config.vocab_size, starts[0] if starts else None, ends, template
+                *(text, self.config.vocab_size, starts[0] if starts else None, ends),
+                *(template, self.notes),
             )
         except ModelFileError as problem:
             raise ModelFileError(f"{self.path}: {problem}") from problem
@@ -281,9 +288,9 @@ class HuggingFaceSource:
     def _chat_template(self) -> str | None:
         """The template's text, kept for the next export and never run."""
         path = self.path / "chat_template.jinja"
-        if path.exists():
+        if os.path.lexists(path):
             text: object = _read_text(path, MAX_TEMPLATE)
-        elif (self.path / "tokenizer_config.json").exists():
+        elif os.path.lexists(self.path / "tokenizer_config.json"):
             text = _read_record(self.path / "tokenizer_config.json", 2**23).get("chat_template")
         else:
             return None
@@ -298,7 +305,7 @@ def _read_text(path: Path, most: int) -> str:
     with file:
         if size > most:
             raise ModelFileError(f"{path}: has {size:,} bytes, but at most {most:,} are read")
-        data = file.read(most + 1) or b""
+        data = file.read(size) or b""  # not `most`: room for all of that would be made first
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -308,14 +315,10 @@ def _read_text(path: Path, most: int) -> str:
 
 
 def _read_record(path: Path, most: int) -> dict[str, Any]:
-    text = _read_text(path, most)
     try:
-        record = parse_json(text, 400_000)
+        return parse_record(_read_text(path, most), most, 400_000)
     except ValueError as problem:
-        raise ModelFileError(f"{path}: is not valid JSON: {problem}") from problem
-    if not isinstance(record, dict):
-        raise ModelFileError(f"{path}: is not a record")
-    return record
+        raise ModelFileError(f"{path}: {problem}") from problem
 
 
 def _shown(value: object) -> str:

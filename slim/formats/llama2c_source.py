@@ -8,6 +8,7 @@ What `slim export` wrote becomes again what it was: there the scores are ranks o
 from __future__ import annotations
 
 import math
+import os
 import re
 import struct
 from collections.abc import Generator, Iterator, Mapping
@@ -22,15 +23,21 @@ from slim.errors import ConfigError, ModelFileError
 from slim.events import Note, Progress
 from slim.formats.llama2c import KINDS, TOKENIZER, ids_in_order
 from slim.formats.rope_rows import half_split, rotated_heads
-from slim.imported_tokenizer import SENTENCEPIECE, ImportedTokenizer, Vocabulary
+from slim.imported_tokenizer import MAX_PIECE, SENTENCEPIECE, ImportedTokenizer, Vocabulary
 from slim.input_file import open_input, reason
 from slim.pair_merging import merged
-from slim.tokenizer import BYTE_ORDER, FIRST_BYTE_ID, FIRST_MERGE_ID, SPECIAL_TOKENS, Tokenizer
+from slim.tokenizer import (
+    BYTE_ORDER,
+    FIRST_BYTE_ID,
+    FIRST_MERGE_ID,
+    MOST_TOKENS,
+    SPECIAL_TOKENS,
+    Tokenizer,
+)
 
 HEADER = struct.Struct("<7i")
 START, END, FIRST_BYTE, FIRST_PIECE = 1, 2, 3, 259
 LONGEST_TOKEN_BYTES = 64  # that SLiM builds
-MAX_PIECE = 1024
 _BYTE_NAME = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -87,7 +94,7 @@ class Llama2cSource:
                 f"{what}: its header speaks of {expected or 0:,} bytes, but the file has {size:,}"
             )
         beside = self.path.parent / TOKENIZER
-        if tokenizer is None and not beside.exists():
+        if tokenizer is None and not os.path.exists(beside):
             self._refuse(f"there is no {TOKENIZER} beside it: slim import SRC OUT --tokenizer FILE")
         pieces, scores = read_tokenizer_bin(tokenizer or beside, self.config.vocab_size)
         self.tokenizer, self._order = _tokenizer(pieces, scores)
@@ -235,7 +242,9 @@ def _ours(pieces: list[bytes], scores: list[float]) -> Tokenizer | None:
     start, user, assistant, end = (name.encode() for name in SPECIAL_TOKENS)
     names = [pieces[0], pieces[1], pieces[2], pieces[-1]]
     merged_pieces = pieces[FIRST_PIECE:-1]
-    if names != [user, start, end, assistant] or len(set(pieces)) != len(pieces):
+    if len(pieces) > MOST_TOKENS or len(set(pieces)) != len(pieces):
+        return None
+    if names != [user, start, end, assistant]:
         return None
     if scores[FIRST_PIECE:-1] != [-float(rank) for rank in range(1, len(merged_pieces) + 1)]:
         return None

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from slim.config import LIMITS
 from slim.errors import ModelFileError, UsageError
+from slim.events import Note
 from slim.imported_tokenizer import (
     BYTE_LEVEL,
     MAX_MERGES,
@@ -27,12 +28,14 @@ from slim.imported_tokenizer import (
     Vocabulary,
     unspelled,
 )
-from slim.strict_json import parse_json
+from slim.strict_json import parse_record
 from slim.tokenizer import (
+    BYTE_LEVEL_RULE,
     BYTE_ORDER,
     FIRST_MERGE_ID,
     SPECIAL_TOKENS,
     Tokenizer,
+    bpe_record,
     spelled,
 )
 
@@ -61,6 +64,12 @@ PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
 }
 _PREPEND: dict[str, Any] = {"type": "Prepend", "prepend": _BLANK}
 _REPLACE: dict[str, Any] = {"type": "Replace", "pattern": {"String": " "}, "content": _BLANK}
+_METASPACE: dict[str, Any] = {
+    "type": "Metaspace",
+    "replacement": _BLANK,
+    "prepend_scheme": "first",
+    "split": False,
+}
 _BACK: list[dict[str, Any]] = [
     {"type": "Replace", "pattern": {"String": _BLANK}, "content": " "},
     {"type": "ByteFallback"},
@@ -75,17 +84,27 @@ def read_tokenizer_json(
     start: int | None,
     ends: tuple[int, ...],
     chat_template: str | None = None,
+    notes: list[Note] | None = None,
 ) -> Tokenizer:
     """The tokenizer of a file's text, with as many tokens as the model has rows; ModelFileError names what is not known.
 
     start, ends   what the model's configuration says begins and ends a text; a rule in the file wins over `start`
+    notes         takes what a person should know
     """
-    record = _record_of(text)
+    try:
+        record = parse_record(text, MAX_BYTES, _MAX_VALUES)
+    except ValueError as problem:
+        _refuse(str(problem))
     model = record.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         kind = model.get("type") if isinstance(model, dict) else None
         _refuse(f"its model is {_named(kind)}, but only BPE is read")
-    special = _added(record.get("added_tokens"), size)
+    special, plain = _added(record.get("added_tokens"), size)
+    if plain and notes is not None:
+        shown = ", ".join(f"{name[:40]!r}" for name in plain[:4])
+        notes.append(
+            Note(f"added tokens that no text becomes here, but elsewhere does ({len(plain):,}): {shown}")
+        )
     vocab = _vocab(model.get("vocab"), special, size)
     by_rule = _start_of(record.get("post_processor"))
     if by_rule is not None:
@@ -177,23 +196,12 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _record_of(text: str) -> dict[str, Any]:
-    if len(text) > MAX_BYTES:
-        _refuse(f"it has {len(text):,} characters, but at most {MAX_BYTES:,} are read")
-    try:
-        record = parse_json(text, _MAX_VALUES)
-    except ValueError as problem:
-        _refuse(f"it is not valid JSON: {problem}")
-    if not isinstance(record, dict):
-        _refuse("it is not a record")
-    return record
-
-
-def _added(entries: object, size: int) -> dict[int, str]:
-    """The special tokens. Whatever a file calls added is one: text never becomes it."""
+def _added(entries: object, size: int) -> tuple[dict[int, str], list[str]]:
+    """The special tokens, and which of them the file does not call so. Whatever is added is one: text never becomes it."""
     if not isinstance(entries, list) or len(entries) > 65_536:
         _refuse("its added_tokens are no list")
     special: dict[int, str] = {}
+    plain = []
     for entry in entries:
         content = entry.get("content") if isinstance(entry, dict) else None
         i = entry.get("id") if isinstance(entry, dict) else None
@@ -204,9 +212,11 @@ def _added(entries: object, size: int) -> dict[int, str]:
                 f"the added token {content[:40]!r} has the id {str(i)[:20]}, but the model has {size:,} rows"
             )
         special[i] = content
+        if entry.get("special") is not True:
+            plain.append(content)
     if len(set(special.values())) != len(special):
         _refuse("an added token occurs twice")
-    return special
+    return special, plain
 
 
 def _vocab(vocab: object, special: dict[int, str], size: int) -> dict[str, int]:
@@ -215,6 +225,7 @@ def _vocab(vocab: object, special: dict[int, str], size: int) -> dict[str, int]:
     if len(vocab) > LIMITS["vocab_size"]:
         _refuse(f"it has {len(vocab):,} tokens, but at most {LIMITS['vocab_size']:,} are read")
     seen = set()
+    ids = {name: i for i, name in special.items()}
     for token, i in vocab.items():
         if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < size:
             _refuse(
@@ -224,6 +235,8 @@ def _vocab(vocab: object, special: dict[int, str], size: int) -> dict[str, int]:
             _refuse(f"two tokens have the id {i}")
         if special.get(i, token) != token:
             _refuse(f"the tokens {token[:40]!r} and {special[i][:40]!r} have the id {i}")
+        if ids.get(token, i) != i:
+            _refuse(f"the token {token[:40]!r} has the ids {i} and {ids[token]}")
         seen.add(i)
     return vocab
 
@@ -386,6 +399,18 @@ def piece_names(tokenizer: ImportedTokenizer) -> list[str]:
     return names
 
 
+def whole_names(tokenizer: ImportedTokenizer, where: str) -> list[str]:
+    """`piece_names` for a format that knows tokens by their names. UsageError where they do not tell them apart."""
+    known = tokenizer.vocabulary
+    names = piece_names(tokenizer)
+    for i, name in enumerate(names):
+        if i not in known.special and "\ufffd" in name and "\ufffd".encode() not in known.pieces[i]:
+            raise UsageError(f"token {i:,} is part of a character, which {where} cannot hold")
+    if len(set(names)) != len(names):
+        raise UsageError(f"two tokens have one name, which {where} cannot hold")
+    return names
+
+
 def merges_of_scores(tokenizer: ImportedTokenizer) -> list[tuple[int, int]]:
     """Pairs by rank that join what scores join; UsageError where they cannot."""
     known = tokenizer.vocabulary
@@ -447,63 +472,25 @@ def scores_of(tokenizer: ImportedTokenizer) -> list[float]:
 
 def _record_for(tokenizer: ImportedTokenizer) -> dict[str, Any]:
     known = tokenizer.vocabulary
-    names = piece_names(tokenizer)
-    byte_level = known.shape == BYTE_LEVEL
+    names = whole_names(tokenizer, "a tokenizer.json")
     merges = merges_of_scores(tokenizer) if known.scores else known.merges
-    unknown = known.special.get(0) if not byte_level else None
-    sequence = {"type": "Sequence"}
-    pre: dict[str, Any] | None = None
-    normalizer: dict[str, Any] | None = None
-    if byte_level:
+    vocab = {name: i for i, name in enumerate(names) if known.pieces[i] or i in known.special}
+    lines = [f"{names[left]} {names[right]}" for left, right in merges]
+    if known.shape == BYTE_LEVEL:
         trim = {"trim_offsets": True}
         steps = [
             {**step, **trim} if step["type"] == "ByteLevel" else step
             for step in PRE_TOKENIZERS[known.split]
         ]
-        pre = steps[0] if len(steps) == 1 else {**sequence, "pretokenizers": steps}
-        decoder: dict[str, Any] = {**_WORDS, "trim_offsets": True}
+        pre = steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
+        rules = {"pre_tokenizer": pre, "decoder": BYTE_LEVEL_RULE}
+        return bpe_record(
+            known.special, vocab, lines, rules, ignore_merges=known.split == "llama-3"
+        )
+    rules = {"decoder": {"type": "Sequence", "decoders": _BACK}}
+    if known.prefix == "blank":
+        rules["normalizer"] = {"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}
     else:
-        decoder = {**sequence, "decoders": _BACK}
-        if known.prefix == "blank":
-            normalizer = {**sequence, "normalizers": [_PREPEND, _REPLACE]}
-        else:
-            pre = {
-                "type": "Metaspace",
-                "replacement": _BLANK,
-                "prepend_scheme": "first",
-                "split": False,
-            }
-    vocab = {name: i for i, name in enumerate(names) if known.pieces[i] or i in known.special}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": i,
-                "content": name,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for i, name in sorted(known.special.items())
-        ],
-        "normalizer": normalizer,
-        "pre_tokenizer": pre,
-        "post_processor": None,
-        "decoder": decoder,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": unknown,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": not byte_level,
-            "byte_fallback": not byte_level,
-            "ignore_merges": known.split == "llama-3",
-            "vocab": vocab,
-            "merges": [f"{names[left]} {names[right]}" for left, right in merges],
-        },
-    }
+        rules["pre_tokenizer"] = _METASPACE
+    differences = {"unk_token": known.special.get(0), "fuse_unk": True, "byte_fallback": True}
+    return bpe_record(known.special, vocab, lines, rules, **differences)
