@@ -192,13 +192,14 @@ def gguf_vocabulary(tokenizer: Tokenizer) -> GgufVocabulary:
         kinds = ["CONTROL"] * special + ["NORMAL"] * (len(tokens) - special)
         return GgufVocabulary(tokens, kinds, record["merges"], "gpt-2", None)
     known = tokenizer.vocabulary
+    scores = None if known.shape == BYTE_LEVEL else scores_of(tokenizer)
     names = whole_names(tokenizer, "a GGUF file")
     kinds = [_token_kind(known, i) for i in range(len(names))]
-    if known.shape == BYTE_LEVEL:
+    if scores is None:
         merges = [f"{names[left]} {names[right]}" for left, right in known.merges]
         pre = {"gpt-2": "gpt-2", "smollm": "smollm", "llama-3": "llama-bpe"}[known.split]
         return GgufVocabulary(names, kinds, merges, pre, None)
-    return GgufVocabulary(names, kinds, [], "default", scores_of(tokenizer))
+    return GgufVocabulary(names, kinds, [], "default", scores)
 
 
 def _token_kind(known: Vocabulary, i: int) -> str:

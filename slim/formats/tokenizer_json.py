@@ -472,8 +472,8 @@ def scores_of(tokenizer: ImportedTokenizer) -> list[float]:
 
 def _record_for(tokenizer: ImportedTokenizer) -> dict[str, Any]:
     known = tokenizer.vocabulary
-    names = whole_names(tokenizer, "a tokenizer.json")
     merges = merges_of_scores(tokenizer) if known.scores else known.merges
+    names = whole_names(tokenizer, "a tokenizer.json")
     vocab = {name: i for i, name in enumerate(names) if known.pieces[i] or i in known.special}
     lines = [f"{names[left]} {names[right]}" for left, right in merges]
     if known.shape == BYTE_LEVEL:
