@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -479,7 +480,7 @@ COUNTS = [
         for chunk in range(1, 6)
     ),
 ]
-LONGEST_SECONDS = 20  # a hang, not a measure of speed: each takes milliseconds
+LONGEST_SECONDS = 60  # a hang, not a measure of speed: each takes milliseconds
 
 
 @pytest.fixture
@@ -518,36 +519,44 @@ def test_damage_is_an_error_of_ours(
     folder = path if path.is_dir() else path.parent
     others = sum(file.stat().st_size for file in folder.iterdir() if file != target)
     said, read = [], 0
-    tracemalloc.start()
-    try:
-        for _ in range(count):
-            spoilt = mutated(original, dice) or b"x"
-            target.write_bytes(spoilt)
-            watch()
-            tracemalloc.reset_peak()
-            before = tracemalloc.get_traced_memory()[0]
+    for number in range(count):
+        spoilt = mutated(original, dice) or b"x"
+        target.write_bytes(spoilt)
+        watch()
+        with room(PER_BYTE * (len(spoilt) + others) + FIXED_BYTES, counted=number % 5 == 0):
             try:
                 if what == "native":
                     text = spoilt.decode("utf-8", "surrogateescape")
                     tokenizer: Tokenizer = ImportedTokenizer.from_json(text)
                 else:
                     tokenizer = read_whole(path)
-                read += 1
             except SlimError as problem:
                 said.append(str(problem))
-                tokenizer = None  # type: ignore[assignment]
-            taken = tracemalloc.get_traced_memory()[1] - before
-            assert taken < PER_BYTE * (len(spoilt) + others) + FIXED_BYTES, f"{taken:,}"
-            if tokenizer is not None and read % 10 == 1:
-                use(tokenizer)
-    finally:
-        tracemalloc.stop()
+                continue
+        read += 1
+        if read % 10 == 1:
+            use(tokenizer)
     assert len(said) > count // 8 and read > 0
     assert not [line for line in said if "\n" in line or len(line) > 900]
 
 
 # 16-bit numbers double, and `{"a":[]},` becomes two objects of 300 bytes; buffers of a megabyte.
 PER_BYTE, FIXED_BYTES = 40, 2_000_000
+
+
+@contextlib.contextmanager
+def room(most: int, counted: bool) -> Iterator[None]:
+    """Fails when more memory than this was taken at a time. Counting makes everything several times slower."""
+    if not counted:
+        yield
+        return
+    tracemalloc.start()
+    try:
+        yield
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken < most, f"{taken:,} bytes"
 
 
 def read_whole(path: Path) -> Tokenizer:
@@ -668,6 +677,6 @@ def test_memory_is_bounded_by_the_file(name: str, good: dict[str, Path], tmp_pat
     size = sum(file.stat().st_size for file in path.iterdir())
     done = subprocess.run(
         [sys.executable, "-c", READER, str(path)],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
     assert int(done.stdout) < PER_BYTE * size + 10 * FIXED_BYTES
