@@ -33,6 +33,7 @@ LARGEST_BACKLOG = (
 
 SETTINGS, RESULT = "settings.json", "result.json"
 STDIN_TEXT = "stdin.txt"
+FILES = ("last", "best", SETTINGS, RESULT)  # that are replaced as a whole
 JOURNALS = ("metrics.jsonl", "samples.jsonl", "log.txt")
 
 
@@ -52,6 +53,8 @@ class RunDirectory:
         except OSError as problem:
             raise SaveError(f"{self.path}: cannot be written: {reason(problem)}") from problem
         self._journals = {name: Journal(self.path / name) for name in JOURNALS}
+        for name in FILES:  # what a killed process was about to write
+            sweep(self.path / name)
 
     @property
     def last(self) -> Path:
@@ -96,8 +99,6 @@ class RunDirectory:
         previous = [Path(f"{path}{PREVIOUS_SUFFIX}") for path in saved]
         for path in (*saved, *previous, self.path / SETTINGS, self.path / RESULT):
             path.unlink(missing_ok=True)
-        for path in saved:
-            sweep(path)
         for journal in self._journals.values():
             journal.cut(0)
 

@@ -10,6 +10,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -553,6 +555,19 @@ def test_lines_that_a_full_disk_refuses_come_later(
     assert (tmp_path / "metrics.jsonl").read_text() == "one\nsecond\nthird\n"
     journal.cut(6)
     assert (tmp_path / "metrics.jsonl").read_text() == "one\n" and journal.size == 4
+
+
+def test_what_a_killed_process_was_writing_is_swept_at_the_start(tmp_path: Path) -> None:
+    begun = RunDirectory(tmp_path / "m.bin")
+    begun.write_settings({})
+    begun.close()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    folder = tmp_path / "m.bin.run"
+    for name in ("last", "best", "settings.json", "result.json"):
+        folder.joinpath(f".{name}.{dead.pid}-{'0' * 16}.slim-tmp").touch()
+    RunDirectory(tmp_path / "m.bin").close()
+    assert sorted(os.listdir(folder)) == ["lock", "settings.json"]
 
 
 def test_a_lock_whose_close_fails_is_let_go_of(
