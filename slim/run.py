@@ -31,7 +31,7 @@ from slim.compute import set_threads, usable_cores, warm_up
 from slim.config import ModelConfig, TrainConfig
 from slim.corpus import Corpus, survey
 from slim.data import TokenData, choose_seq_len
-from slim.errors import ConfigError, DataError, SlimError, UsageError
+from slim.errors import ConfigError, DataError, ModelFileError, SlimError, UsageError
 from slim.events import Event, Note, Progress, TrainFinished
 from slim.input_file import HEAD_BYTES
 from slim.kernels.table import kernels_of
@@ -116,6 +116,14 @@ def resume(
         except _StoppedError:
             yield _stopped(_saved_step(directory))
             return
+        except ModelFileError as problem:
+            advice = "start again with --force"
+            if Path(out).exists():
+                advice += (
+                    f", or build on what was learnt: `slim finetune {out} {plan.request.data} "
+                    f"EPOCHS NEW_OUT`"
+                )
+            raise ModelFileError(f"{problem}: {advice}") from problem
         directory.write_result(None)
         yield from run.events(memory, used)
 

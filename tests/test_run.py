@@ -869,6 +869,9 @@ def test_a_damaged_run_directory(corpus: Path, name: str) -> None:
         with pytest.raises(SlimError, match=name) as caught:
             list(run.resume(request(corpus).out))
         assert caught.value.exit_code == 3
+        if name == "last":
+            words = str(caught.value)
+            assert "start again with --force, or build on what was learnt: `slim finetune" in words
 
 
 def test_the_calibration_at_the_end_tells_what_it_is_made_from_and_may_be_left_out(
