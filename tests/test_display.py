@@ -286,6 +286,32 @@ def test_signals_ask_first_and_insist_the_second_time(
         assert process.wait(10) == code
 
 
+LEAVING = """
+import os, signal, sys
+from slim.cli.stopping import StopRequest
+
+class Late:
+    def __init__(self):
+        self.kill, self.arguments = os.kill, (os.getpid(), int(sys.argv[1]))
+
+    def __del__(self):  # when Python has taken its signal handlers down
+        self.kill(*self.arguments)
+
+late = Late()
+with StopRequest(ends_program=True) as stop:
+    os.kill(os.getpid(), int(sys.argv[1]))
+sys.exit(stop.exit_code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_to_a_program_that_is_leaving_keeps_its_exit_code(
+    number: signal.Signals,
+) -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING, str(int(number))], check=False)
+    assert done.returncode == 128 + number
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     code = STOPPED.replace(
         'print("ready"', 'os.kill(os.getpid(), 1); print(stop.requested(), "ready"'

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         if not writer.begun:  # nothing is lost, and a kernel that is being compiled cannot be asked
             leave(number)
 
-    stop = StopRequest(on_first)
+    stop = StopRequest(on_first, ends_program=True)
     with stop:
         for event in show_stages(stream(_events(args, prompt, config, stop.requested))):
             if isinstance(event, (TokenGenerated, GenerateFinished)):

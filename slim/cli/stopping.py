@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -16,11 +17,17 @@ SHOW_CURSOR = "\x1b[?25h"
 
 
 class StopRequest:
-    """A context in which signals set a flag; `requested` is what the engine asks between two steps."""
+    """A context in which signals set a flag; `requested` is what the engine asks between two steps.
 
-    def __init__(self, on_first: Callable[[int], None] | None = None) -> None:
+    ends_program   a signal is the end of the program: until it is gone another one does not change its exit code
+    """
+
+    def __init__(
+        self, on_first: Callable[[int], None] | None = None, *, ends_program: bool = False
+    ) -> None:
         self.signal: int | None = None
         self._on_first = on_first
+        self._ends_program = ends_program
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -36,6 +43,10 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._ends_program and self.signal is not None:
+            # Python takes its handlers down long before the process is gone: what is ignored stays ignored.
+            atexit.register(_ignore, tuple(self._before))
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -54,6 +65,11 @@ class StopRequest:
         self.signal = number
         if self._on_first is not None:
             self._on_first(number)
+
+
+def _ignore(numbers: Sequence[int]) -> None:
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def leave(number: int) -> NoReturn:

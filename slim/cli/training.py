@@ -219,7 +219,7 @@ def tell(
         control.stop = True
 
     try:
-        with StopRequest(stop_run) as stop:
+        with StopRequest(stop_run, ends_program=True) as stop:
             with contextlib.suppress(OSError):
                 for event in past:
                     display.show(event)
