@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from slim.aligned import zeros
 from slim.config import ModelConfig
 from slim.kernels.attention import panel_sizes
 
@@ -14,8 +15,8 @@ class KVCache:
     def __init__(self, config: ModelConfig, capacity: int, dtype: type = np.float32, rows: int = 1) -> None:
         key_size, value_size = panel_sizes(capacity, config.head_dim)
         heads = (config.n_layers, rows, config.n_kv_heads)
-        self.keys = np.zeros((*heads, key_size), dtype)
-        self.values = np.zeros((*heads, value_size), dtype)
+        self.keys = zeros((*heads, key_size), dtype)
+        self.values = zeros((*heads, value_size), dtype)
         self.rows = rows
         self.capacity = capacity
         self.length = 0

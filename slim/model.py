@@ -16,6 +16,7 @@ from itertools import pairwise
 import numba
 import numpy as np
 
+from slim.aligned import empty, zeros
 from slim.config import ModelConfig
 from slim.errors import ConfigError
 from slim.kernels.attention import (
@@ -25,6 +26,7 @@ from slim.kernels.attention import (
     pack_keys_values,
     panel_sizes,
 )
+from slim.kernels.board import new_board
 from slim.kernels.cross_entropy import cross_entropy
 from slim.kernels.decode import decode_row, decode_rows, decode_work_sizes
 from slim.kernels.embedding import embedding_backward, embedding_forward
@@ -41,11 +43,12 @@ from slim.kernels.operand import operand_dtype
 from slim.kernels.rmsnorm import partial_rows, rmsnorm_backward, rmsnorm_forward
 from slim.kernels.rope import rope, rope_tables
 from slim.kernels.swiglu import swiglu_backward, swiglu_forward
-from slim.kernels.tile import HAS_BF16
+from slim.kernels.tile import BF16_IS_FASTER, HAS_BF16
 from slim.kv_cache import KVCache
 from slim.parameters import Layer, Parameters
 
 HEAD_ROWS = 256  # rows of logits that exist at a time
+MOST_AT_ONE_TEXT = 4  # threads that decode it: a few read as fast as the memory is
 FORWARD, BACKWARD = np.float32(1.0), np.float32(-1.0)
 
 
@@ -66,7 +69,7 @@ class Panels:
         shapes = [w.shape if transposed else w.shape[::-1] for w in self.matrices]
         sizes = [packed_size(columns, k, self.dtype) for columns, k in shapes]
         starts = [0, *np.cumsum(sizes).tolist()]
-        flat = np.zeros(starts[-1], self.dtype)
+        flat = zeros(starts[-1], self.dtype)
         return flat, [flat[start:stop] for start, stop in pairwise(starts)], starts[:-1]
 
     def add_backward(self) -> None:
@@ -94,7 +97,7 @@ class Int8Panels:
         sizes = [packed_size8(*w.shape) for w in self.matrices]
         *starts, size = [0, *np.cumsum(sizes).tolist()]
         self._starts = starts
-        self.flat = np.zeros(size, np.int8)
+        self.flat = zeros(size, np.int8)
         self.starts = np.array(starts[:-1], np.int64).reshape(-1, 4)
         self.head_start = starts[-1]
 
@@ -130,38 +133,38 @@ class Workspace:
         self.x_mid = _per_layer(L, (N, C), f32, train)
         self.rstd_ffn = _per_layer(L, (N,), f32, train)
         self.gate_up = _per_layer(L, (N, 2 * F), dtype, train)
-        self.normed = np.empty((N, C), dtype)
-        self.hidden = np.empty((N, F), dtype)
-        self.rstd_final = np.empty(N, f32)
-        self.losses = np.empty(N, f32)
-        self.logits = np.empty((min(N, HEAD_ROWS), V), f32)
+        self.normed = empty((N, C), dtype)
+        self.hidden = empty((N, F), dtype)
+        self.rstd_final = empty(N, f32)
+        self.losses = empty(N, f32)
+        self.logits = empty((min(N, HEAD_ROWS), V), f32)
         # As an operand a row is a whole number of units.
         separate = train and dtype != f32
-        self.dlogits = np.empty((min(N, HEAD_ROWS), V + V % 2), dtype) if separate else self.logits
+        self.dlogits = empty((min(N, HEAD_ROWS), V + V % 2), dtype) if separate else self.logits
         workers = numba.get_num_threads()
         key_size, value_size = panel_sizes(T, D)
-        self.keys = np.empty((B, config.n_kv_heads, key_size), dtype)
-        self.values = np.empty((B, config.n_kv_heads, value_size), dtype)
+        self.keys = empty((B, config.n_kv_heads, key_size), dtype)
+        self.values = empty((B, config.n_kv_heads, value_size), dtype)
         sums, operands = attention_scratch_sizes(T, D)
-        self.attention_scratch = (np.empty((workers, sums), f32), np.empty((workers, operands), dtype))
+        self.attention_scratch = (empty((workers, sums), f32), empty((workers, operands), dtype))
         if train:
-            self.dx = np.empty((N, C), f32)
-            self.dx_operand = self.dx if dtype == f32 else np.empty((N, C), dtype)
-            self.dnormed = np.empty((N, C), f32)
-            self.dattended = np.empty((N, C), dtype)
-            self.dqkv = np.empty((N, qkv_columns), dtype)
-            self.dgate_up = np.empty((N, 2 * F), dtype)
-            self.dhidden = np.empty((N, F), dtype)
-            self.partial = np.empty((partial_rows(N), C), f32)
+            self.dx = empty((N, C), f32)
+            self.dx_operand = self.dx if dtype == f32 else empty((N, C), dtype)
+            self.dnormed = empty((N, C), f32)
+            self.dattended = empty((N, C), dtype)
+            self.dqkv = empty((N, qkv_columns), dtype)
+            self.dgate_up = empty((N, 2 * F), dtype)
+            self.dhidden = empty((N, F), dtype)
+            self.partial = empty((partial_rows(N), C), f32)
             shapes = [(V, C), (qkv_columns, C), (2 * F, C), (C, F)]
             size = max(gradient_scratch_size(*shape, workers, dtype) for shape in shapes)
-            self.gradient_scratch = np.empty((workers, size), dtype)
+            self.gradient_scratch = empty((workers, size), dtype)
 
 
 def _per_layer(count: int, shape: tuple[int, ...], dtype: type, distinct: bool) -> list[np.ndarray]:
     if distinct:
-        return [np.empty(shape, dtype) for _ in range(count)]
-    return [np.empty(shape, dtype)] * count
+        return [empty(shape, dtype) for _ in range(count)]
+    return [empty(shape, dtype)] * count
 
 
 def choose_precision(asked: str, config: ModelConfig) -> str:
@@ -170,7 +173,7 @@ def choose_precision(asked: str, config: ModelConfig) -> str:
     if asked == "int8" and not HAS_INT8:
         raise ConfigError("weights in int8 need a CPU with AVX-512 VNNI or AVX-VNNI, which this one is not: use fp32")
     if asked == "auto":
-        return "bf16" if HAS_BF16 and even else "fp32"
+        return "bf16" if BF16_IS_FASTER and even else "fp32"
     if asked == "bf16" and not HAS_BF16:
         raise ConfigError("precision bf16 needs a CPU with AVX-512 BF16, which this one is not: use fp32")
     if operand_dtype(asked) == np.uint16 and not even:
@@ -216,6 +219,7 @@ class Model:
         self._decode_layers = np.ascontiguousarray(np.hstack([starts, np.array(norms, np.int64)]))
         qkv_columns = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
         self._work_sizes = decode_work_sizes(config.dim, qkv_columns, config.hidden_dim, config.max_seq_len)
+        self._board = new_board()
         self._room = 0
         self._make_room(1)
         self.pack()
@@ -282,7 +286,7 @@ class Model:
     def logits(self, w: Workspace, tokens: np.ndarray) -> np.ndarray:
         """All logits, (B, T, V) float32: for small batches."""
         self._forward(w, _rows(tokens, w))
-        logits = np.empty((w.B * w.T, self.config.vocab_size), np.float32)
+        logits = empty((w.B * w.T, self.config.vocab_size), np.float32)
         matmul(logits, w.normed, self.panels.forward[-1])
         return logits.reshape(w.B, w.T, -1)
 
@@ -376,11 +380,9 @@ class Model:
             self.parameters.flat, offsets["model.embed_tokens.weight"], offsets["model.norm.weight"],
             self.decode_panels.flat, self._decode_layers, self.decode_panels.head_start, self.cos, self.sin,
             config.n_heads, config.n_kv_heads, config.head_dim, config.hidden_dim, self.eps,
+            self._board, min(numba.get_num_threads(), MOST_AT_ONE_TEXT) if R == 1 else numba.get_num_threads(),
         )  # fmt: skip
-        if R == 1:
-            decode_row(*arguments)
-        else:
-            decode_rows(*arguments, numba.get_num_threads())
+        (decode_row if R == 1 else decode_rows)(*arguments)
         cache.length += 1
         return self._next_logits[:R]
 
@@ -390,13 +392,13 @@ class Model:
             self._room = rows
             floats, operands, bytes_ = self._work_sizes
             self._work = (
-                np.empty((rows, floats), np.float32),
-                np.empty((rows, operands), self.dtype),
-                np.empty((rows, bytes_), np.uint8),
-                np.empty(rows, np.float32),
+                empty((rows, floats), np.float32),
+                empty((rows, operands), self.dtype),
+                empty((rows, bytes_), np.uint8),
+                empty(rows, np.float32),
             )
-            self._next_logits = np.empty((rows, self.config.vocab_size), np.float32)
-            self._next_tokens = np.empty(rows, np.int32)
+            self._next_logits = empty((rows, self.config.vocab_size), np.float32)
+            self._next_tokens = empty(rows, np.int32)
 
 
 def _rows(ids: np.ndarray, w: Workspace) -> np.ndarray:

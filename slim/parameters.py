@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from slim.aligned import zeros
 from slim.config import ModelConfig
 
 INITIAL_STD = 0.02
@@ -67,7 +68,7 @@ class Parameters:
         for name, shape in self.shapes.items():
             self.offsets[name] = size
             size += math.prod(shape)
-        self.flat = np.zeros(size, np.float32)
+        self.flat = zeros(size, np.float32)
         self.n_decayed = self.offsets["model.layers.0.input_layernorm.weight"]
         self.views = {name: self._view(name, shape) for name, shape in self.shapes.items()}
         self.tok_emb = self.views["model.embed_tokens.weight"]

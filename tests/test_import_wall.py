@@ -42,6 +42,7 @@ FLOORS = [
     {"confidence"},
     {"compute"},
     {"kernels"},
+    {"aligned"},
     {
         *("config", "settings", "events", "errors", "request", "recipe", "memory"),
         *("safe_text", "demo_text", "demo_recipe", "input_file", "atomic_file", "operating_system"),

@@ -37,6 +37,8 @@ every_model = pytest.mark.parametrize(("name", "precision"), MODELS)
 def _no_array_begins_as_zeros_by_luck(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (slim.model, slim.kv_cache, slim.parameters, slim.optim):
         monkeypatch.setattr(module, "np", NanNumpy())
+        for make in ("empty", "zeros"):
+            monkeypatch.setattr(module, make, getattr(NanNumpy, make), raising=False)
 
 
 def assert_close(found: Array, expected: Array, tolerance: float) -> None:
@@ -162,7 +164,7 @@ def test_masked_targets_leave_no_trace(name: str, precision: str) -> None:
     assert_close(gradients_of(model, tokens, targets).flat, alone, 1e-6)
     nothing = np.full_like(targets, -1)
     gradients = Parameters(model.config)
-    w = model.workspace(2, 13, train=True)
+    w = model.workspace(*tokens.shape, train=True)
     assert model.loss_and_gradients(w, tokens, nothing, gradients) == 0.0
     assert not gradients.flat.any()
 
@@ -326,7 +328,7 @@ def array_bytes(owner: object) -> int:
 def test_workspace_bytes_are_told_before(
     preset: str, train: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slim.model, "np", np)  # nothing is to be filled
+    monkeypatch.setattr(slim.model, "empty", np.empty)  # nothing is to be filled
     config = ModelConfig(**PRESETS[preset])
     dtype = np.uint16 if precision == "bf16" else np.float32
     truth = array_bytes(Workspace(config, 8, 256, train, dtype))

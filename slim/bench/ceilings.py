@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+from slim.aligned import empty, zeros
 from slim.kernels import PARALLEL, REDUCTION
+from slim.kernels.amx import begin_tiles, end_tiles
 from slim.kernels.tile import HAS_BF16, MR, NR, product
 
 K_UNITS = 128  # of the panel: 16 kB, and as much for the rows
@@ -29,8 +31,10 @@ def _multiply(C: np.ndarray, A: np.ndarray, B: np.ndarray, repeats: int) -> None
     """C (workers, ROWS * NR) =   A (workers, ROWS * K)   B (workers, K * NR), `repeats` times over"""
     for worker in prange(C.shape[0]):
         c, a, b = C[worker], A[worker], B[worker]
+        begin_tiles()
         for _ in range(repeats):
             product(c, 0, NR, ROWS, NR, a, 0, K_UNITS, 1, b, 0, NR, K_UNITS, 0)
+        end_tiles()
 
 
 @njit(**_PARALLEL)
@@ -57,8 +61,9 @@ def matmul_gflops(precision: str, workers: int) -> list[float]:
     dtype, per = (np.uint16, 2) if precision == "bf16" else (np.float32, 1)
     shapes = ((workers, ROWS * K_UNITS * per), (workers, K_UNITS * NR * per))
     # In bfloat16, 0x3F80 is 1.
-    A, B = (np.full(shape, 0x3F80 if per == 2 else 1, dtype) for shape in shapes)
-    C = np.empty((workers, ROWS * NR), np.float32)
+    A, B = (zeros(shape, dtype) for shape in shapes)
+    A[:] = B[:] = 0x3F80 if per == 2 else 1
+    C = empty((workers, ROWS * NR), np.float32)
     flops = 2.0 * workers * ROWS * NR * K_UNITS * per
     return [n * flops / t / 1e9 for n, t in _timings(lambda n: _multiply(C, A, B, n))]
 

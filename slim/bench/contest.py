@@ -24,7 +24,7 @@ from slim.demo_text import PACKAGE
 from slim.errors import SlimError
 
 RIVALS = Path(__file__).parent / "rivals"
-OUR_OWN = ("GOMP_SPINCOUNT", "1000")  # slim.kernels sets it, for the process that it is in
+OUR_OWN = ("GOMP_SPINCOUNT", "10000")  # slim.kernels sets it, for the process that it is in
 
 
 def own_command(module: str, *arguments: str) -> list[str]:

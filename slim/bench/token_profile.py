@@ -127,11 +127,13 @@ def _with_timed_products(function: types.FunctionType, tally: int) -> Callable[.
 
     @njit(**options)
     def timed(  # type: ignore[no-untyped-def]
-        y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales
+        board, number, y, y_row, x, x_row, first, stop, panels, layers, head, C, F, V, qkv_columns, y_qkv, y_gate_up,
+        x_attended, rows8, scales8,
     ):  # fmt: skip
         begin()
         product(
-            y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales
+            board, number, y, y_row, x, x_row, first, stop, panels, layers, head, C, F, V, qkv_columns, y_qkv, y_gate_up,
+            x_attended, rows8, scales8,
         )  # fmt: skip
         end()
 

@@ -14,11 +14,13 @@ import numpy as np
 from numba import njit, prange
 
 from slim.kernels import PARALLEL, SERIAL
+from slim.kernels.amx import HAS_AMX, begin_tiles, end_tiles
 from slim.kernels.elementary import exp, fill_row, scale_row
-from slim.kernels.matmul import copy_panels
+from slim.kernels.matmul import copy_panels, turn_panels
 from slim.kernels.operand import clear_row, copy_unit, operand_dot, per_unit, store_row
 from slim.kernels.softmax import row_largest, softmax_gradient_rows, softmax_row
-from slim.kernels.tile import MR, NR, WIDE, product
+from slim.kernels.tile import NR, ROW_STEP, WIDE, product
+from slim.kernels.turning import TILE, turn_tile
 
 BLOCK = 128  # queries and keys of one block of S, a multiple of NR
 PADDING = max(BLOCK, WIDE * NR)  # keys are kept in such groups: room to read a few more than there are
@@ -36,7 +38,7 @@ def attention_scratch_sizes(T: int, D: int) -> tuple[int, int]:
     """Numbers of float32 and of operand scratch that each worker needs for T tokens of head size D, either way."""
     padded_keys, padded_dim = -(-T // BLOCK) * BLOCK, -(-D // NR) * NR
     sums = 2 * padded_keys * padded_dim + BLOCK * (2 * BLOCK + padded_dim + 2)
-    operands = padded_keys * (D + padded_dim) + BLOCK * (3 * BLOCK + 2 * padded_dim)
+    operands = padded_keys * (D + padded_dim) + BLOCK * (3 * BLOCK + 3 * padded_dim)
     return sums, operands
 
 
@@ -48,7 +50,13 @@ def _transpose_panels(to, start, skip, x, width, row, rows, column, D):
     """
     per = per_unit(x)
     d_units = D // per
-    for t in range(rows):
+    whole = rows // TILE * TILE if skip % TILE == 0 and d_units % TILE == 0 else 0
+    for t in range(0, whole, TILE):
+        place = skip + t
+        at = start + place // NR * NR * d_units + place % NR
+        for d in range(0, d_units, TILE):
+            turn_tile(to, at + d * NR, NR, x, ((row + t) * width + column) // per + d, width // per)
+    for t in range(whole, rows):
         place = skip + t
         at = start + place // NR * NR * d_units + place % NR
         place = ((row + t) * width + column) // per
@@ -60,7 +68,7 @@ def _transpose_panels(to, start, skip, x, width, row, rows, column, D):
 def _scores(S, start, a, a_place, a_width, rows, b, b_place, columns, d_units, ahead):
     """S[start:] (rows, BLOCK) = A B^T where row i needs columns up to ahead + i: strips beyond are left undefined."""
     for p in range((columns + NR - 1) // NR):
-        first = min(max(p * NR - ahead, 0), rows) // MR * MR
+        first = min(max(p * NR - ahead, 0), rows) // ROW_STEP * ROW_STEP
         product(
             S, start + first * BLOCK + p * NR, BLOCK, rows - first, NR,
             a, a_place + first * a_width, a_width, 1,
@@ -86,23 +94,47 @@ def _mix_keys(C, start, weights, w_start, rows, columns, x, x_start, panel_units
 
 
 @njit(**{**SERIAL, "cache": False})
-def _mix_queries(C, start, weights, w_start, rows, columns, x, x_start, D, ahead):
-    """C[start:] (columns, padded D) += weights^T X, with weights (units of rows, BLOCK), X (rows, D) as panels.
+def _mix_queries(C, start, ldc, x, x_start, weights, w_start, rows, columns, D, ahead):
+    """C[start:] (D, columns) += X^T weights, with X (rows, D) by _copy_queries and weights (units of rows, BLOCK)
 
-    Column j has weights from row j - ahead on.
+    Column j has weights from row j - ahead on. Whole strips of NR columns are written.
     """
     per = per_unit(x)
-    padded_dim, panel_units = (D + NR - 1) // NR * NR, BLOCK // per
+    block_units = BLOCK // per
+    a_row, a_k = (block_units, 1) if HAS_AMX and per == 2 else (1, NR)
     for c in range(0, columns, NR):
         first = max(c - ahead, 0) // per
         k_units = (rows + per - 1) // per - first
         if k_units > 0:
             for d in range(0, D, NR):
                 product(
-                    C, start + c * padded_dim + d, padded_dim, min(NR, columns - c), min(NR, D - d),
-                    weights, w_start + first * BLOCK + c, 1, BLOCK,
-                    x, x_start + d * panel_units + first * NR, NR, k_units, 1,
+                    C, start + d * ldc + c, ldc, min(NR, D - d), NR,
+                    x, x_start + d * block_units + first * a_k, a_row, a_k,
+                    weights, w_start + first * BLOCK + c, BLOCK, k_units, 1,
                 )  # fmt: skip
+
+
+@njit(**{**SERIAL, "cache": False})
+def _copy_queries(to, start, panels, x, width, row, rows, column, D):
+    """to[start:] = x[row : row + rows, column : column + D] turned over, in units of rows; `panels`: room for a copy"""
+    per = per_unit(x)
+    if HAS_AMX and per == 2:
+        copy_panels(to, panels, BLOCK // per, x, width, row, rows, column, D)
+        turn_panels(to, start, to, panels, (D + NR - 1) // NR, BLOCK // per)
+    else:
+        copy_panels(to, start, BLOCK // per, x, width, row, rows, column, D)
+
+
+@njit(**{**SERIAL, "cache": False})
+def _store_turned(to, start, width, sums, at, ldc, room, keys, D):
+    """to[start:] (keys, D), rows `width` apart, = sums[at:] (D, ldc) turned over; `room`: place in sums for BLOCK of them"""
+    padded_dim = (D + NR - 1) // NR * NR
+    for k0 in range(0, keys, BLOCK):
+        for k in range(0, BLOCK, TILE):
+            for d in range(0, padded_dim, TILE):
+                turn_tile(sums, room + k * padded_dim + d, padded_dim, sums, at + d * ldc + k0 + k, ldc)
+        for k in range(min(BLOCK, keys - k0)):
+            store_row(to, start + (k0 + k) * width, sums, room + k * padded_dim, D)
 
 
 @njit(**PARALLEL)
@@ -147,6 +179,7 @@ def attention_forward(out, lse, queries, keys, values, T, H, D, start, sums, ope
     q_width, out_width = queries.shape[1], out.shape[1]
     q_flat, out_flat = queries.reshape(-1), out.reshape(-1)
     for worker in prange(workers):
+        begin_tiles()
         local, packed = sums[worker], operands[worker]
         weights = 0
         o_block = 0
@@ -193,6 +226,7 @@ def attention_forward(out, lse, queries, keys, values, T, H, D, start, sums, ope
                         lse[b, h, q0 + i] = local[row_largest_at + i] + np.log(total)
                         scale_row(local, o_block + i * padded_dim, D, ONE / total)
                         store_row(out_flat, (b * T + q0 + i) * out_width + h * D, local, o_block + i * padded_dim, D)
+        end_tiles()
 
 
 @njit(**PARALLEL)
@@ -215,15 +249,17 @@ def attention_backward(dqkv, dout, out, lse, qkv, keys, T, H, D, sums, operands)
     flat, out_flat, dout_flat, dqkv_flat = qkv.reshape(-1), out.reshape(-1), dout.reshape(-1), dqkv.reshape(-1)
     for worker in prange(workers):
         # places in `operands`: all in units but `ds_rows`, what is read along keys, in numbers
+        begin_tiles()
         local, packed = sums[worker], operands[worker]
         v_panels = 0
         k_rows = v_panels + padded_keys * d_units
         q_rows = k_rows + key_units * padded_dim
         do_rows = q_rows + block_units * padded_dim
-        p_pairs = do_rows + block_units * padded_dim
+        copies = do_rows + block_units * padded_dim
+        p_pairs = copies + block_units * padded_dim
         ds_pairs = p_pairs + block_units * BLOCK
         ds_rows = ds_pairs if per == 1 else (ds_pairs + block_units * BLOCK) * per
-        dk_sums = 0
+        dk_sums = 0  # (padded_dim, padded_keys), like dv_sums
         dv_sums = dk_sums + padded_keys * padded_dim
         dq_sums = dv_sums + padded_keys * padded_dim
         p_block = dq_sums + BLOCK * padded_dim
@@ -238,8 +274,8 @@ def attention_backward(dqkv, dout, out, lse, qkv, keys, T, H, D, sums, operands)
             for h in range(g * (H // G), (g + 1) * (H // G)):
                 for q0 in range(0, T, BLOCK):
                     rows = min(BLOCK, T - q0)
-                    copy_panels(packed, q_rows, block_units, flat, width, b * T + q0, rows, h * D, D)
-                    copy_panels(packed, do_rows, block_units, dout_flat, out_width, b * T + q0, rows, h * D, D)
+                    _copy_queries(packed, q_rows, copies, flat, width, b * T + q0, rows, h * D, D)
+                    _copy_queries(packed, do_rows, copies, dout_flat, out_width, b * T + q0, rows, h * D, D)
                     for i in range(rows):
                         place = (b * T + q0 + i) * out_width + h * D
                         local[row_delta + i] = operand_dot(out_flat, place, dout_flat, place, D)
@@ -265,10 +301,10 @@ def attention_backward(dqkv, dout, out, lse, qkv, keys, T, H, D, sums, operands)
                                 local[row_delta + i], local[row_delta + second],
                             )  # fmt: skip
                         _mix_queries(
-                            local, dv_sums + k0 * padded_dim, packed, p_pairs, rows, columns, packed, do_rows, D, ahead
+                            local, dv_sums + k0, padded_keys, packed, do_rows, packed, p_pairs, rows, columns, D, ahead
                         )
                         _mix_queries(
-                            local, dk_sums + k0 * padded_dim, packed, ds_pairs, rows, columns, packed, q_rows, D, ahead
+                            local, dk_sums + k0, padded_keys, packed, q_rows, packed, ds_pairs, rows, columns, D, ahead
                         )
                         _mix_keys(
                             local, dq_sums, packed, ds_rows, rows, columns,
@@ -277,7 +313,7 @@ def attention_backward(dqkv, dout, out, lse, qkv, keys, T, H, D, sums, operands)
                     for i in range(rows):
                         place = (b * T + q0 + i) * width + h * D
                         store_row(dqkv_flat, place, local, dq_sums + i * padded_dim, D)
-            for t in range(T):
-                place = (b * T + t) * width + g * D
-                store_row(dqkv_flat, place + k_column, local, dk_sums + t * padded_dim, D)
-                store_row(dqkv_flat, place + v_column, local, dv_sums + t * padded_dim, D)
+            place = b * T * width + g * D
+            _store_turned(dqkv_flat, place + k_column, width, local, dk_sums, padded_keys, dq_sums, T, D)
+            _store_turned(dqkv_flat, place + v_column, width, local, dv_sums, padded_keys, dq_sums, T, D)
+        end_tiles()

@@ -1,9 +1,10 @@
 """The next token of one or several texts through the whole model: the decode step.
 
-A single text does a hundred microseconds of work, mostly reading weights once, so starting threads would cost more than it
-gives: `decode_row` stays on one. Of several texts, all as long, each thread takes its share through the whole model, which
-needs no barrier, and reads the weights once for ROWS of them. They are the panels of the forward pass, several side by side.
-A text comes out the same whichever way it is computed.
+A single text reads every weight once and does little else, and a core alone cannot read as fast as the memory behind its
+own caches could give: its threads share the columns of every product by a board (see board.py), and one of them does the
+rest. Of several texts, all as long, each thread takes its share through the whole model, which needs no board, and reads the
+weights once for ROWS of them. They are the panels of the forward pass, several side by side. A text comes out the same
+whichever way it is computed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,20 @@ from numba.extending import overload
 
 from slim.kernels import PARALLEL, SERIAL
 from slim.kernels.attention import PADDING
+from slim.kernels.board import (
+    CHUNK_MASK,
+    CLOSED,
+    FINISHED,
+    NOTHING_YET,
+    SHIFT,
+    TICKET,
+    look,
+    pause,
+    post,
+    take,
+)
 from slim.kernels.elementary import dot, exp
-from slim.kernels.int8 import PER_UNIT, multiply8, units8
+from slim.kernels.int8 import PER_UNIT, multiply8, quantize_rows, units8
 from slim.kernels.operand import per_unit, store, store_row
 from slim.kernels.softmax import row_largest, softmax_row
 from slim.kernels.tile import NR, ROWS, ROWS_PANELS, WIDE, tile_row_masked, tile_rows, tile_wide_row
@@ -24,6 +37,9 @@ ONE = np.float32(1.0)
 
 # Columns of the `layers` table: where a layer's panels begin in `panels`, its norms in `parameters`.
 QKV, ATTENTION_OUT, GATE_UP, DOWN, ATTENTION_NORM, FFN_NORM = range(6)
+PER_LAYER = 4  # products; the head's is the one behind the last layer's
+CHUNK = WIDE * NR  # columns of a product that a thread takes from the board at a time
+PATIENCE = 20_000  # looks at a board, about a millisecond, before a thread that could help goes home
 
 
 def decode_work_sizes(dim: int, qkv_columns: int, hidden_dim: int, capacity: int) -> tuple[int, int, int]:
@@ -34,61 +50,157 @@ def decode_work_sizes(dim: int, qkv_columns: int, hidden_dim: int, capacity: int
 
 
 @njit(**{**SERIAL, "cache": False})
-def _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate):
-    """`_multiply` with panels of operands."""
+def _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate):
+    """`_columns` with panels of operands."""
     per = per_unit(panels)
-    K, row, begin = K // per, x_row // per, start // per
+    K, row, at_panels = K // per, x_row // per, start // per
     grouped = first
     while stop - grouped >= ROWS:
         group = ROWS_PANELS * NR
-        full = N // group * group
+        full = begin + (end - begin) // group * group
         to, at = y_start + grouped * y_row, x_start // per + grouped * row
-        for n in range(0, full, group):
-            tile_rows(y, to + n, y_row, group, x, at, row, 1, panels, begin + n * K, NR, K * NR, K, accumulate)
+        for n in range(begin, full, group):
+            tile_rows(y, to + n, y_row, group, x, at, row, 1, panels, at_panels + n * K, NR, K * NR, K, accumulate)
         for r in range(ROWS):
-            for n in range(full, N, NR):
+            for n in range(full, end, NR):
                 tile_row_masked(
-                    y, to + r * y_row + n, 0, min(NR, N - n), x, at + r * row, 0, 1, panels, begin + n * K, NR, 0, K,
+                    y, to + r * y_row + n, 0, min(NR, end - n), x, at + r * row, 0, 1, panels, at_panels + n * K, NR, 0, K,
                     accumulate,
                 )  # fmt: skip
         grouped += ROWS
     for r in range(grouped, stop):
         group = WIDE * NR
-        full = N // group * group
+        full = begin + (end - begin) // group * group
         to, at = y_start + r * y_row, x_start // per + r * row
-        for n in range(0, full, group):
-            tile_wide_row(y, to + n, 0, group, x, at, 0, 1, panels, begin + n * K, NR, K * NR, K, accumulate)
-        for n in range(full, N, NR):
+        for n in range(begin, full, group):
+            tile_wide_row(y, to + n, 0, group, x, at, 0, 1, panels, at_panels + n * K, NR, K * NR, K, accumulate)
+        for n in range(full, end, NR):
             tile_row_masked(
-                y, to + n, 0, min(NR, N - n), x, at, 0, 1, panels, begin + n * K, NR, 0, K, accumulate
+                y, to + n, 0, min(NR, end - n), x, at, 0, 1, panels, at_panels + n * K, NR, 0, K, accumulate
             )
 
 
-def _multiply(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales):
-    """Rows first to stop of y, y_row apart, (+)= x W^T with W (N, K) in panels from number `start` on, operands or int8.
+def _columns(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8):
+    """Rows first to stop of y, y_row apart, columns begin to end of them, (+)= x W^T
 
-    x_start and x_row are numbers too   quantized, scales: scratch (see int8.py)
+    W (N, K) in panels of operands or of bytes from number `start` on; begin: a multiple of WIDE * NR.
+    x_start and x_row are numbers too   rows8, scales8: what _prepare has made of x
     """
     if panels.dtype == np.int8:
-        multiply8(
-            y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales
-        )
+        multiply8(y, y_start, y_row, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8)
     else:
-        _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate)
+        _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate)
 
 
-@overload(_multiply)
-def _multiply_of_kind(
-    y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales
+@overload(_columns)
+def _columns_of_kind(
+    y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8
 ):  # fmt: skip
     """The same choice at compile time."""
+
+    def of_bytes(
+        y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8
+    ):  # fmt: skip
+        multiply8(y, y_start, y_row, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8)
+
+    def of_units(
+        y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8
+    ):  # fmt: skip
+        _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate)
+
+    return of_bytes if panels.dtype == types.int8 else of_units
+
+
+def _prepare(rows8, scales8, x, x_start, x_row, first, stop, K, panels):
+    """Round rows of x to bytes, where the panels hold bytes."""
+    if panels.dtype == np.int8:
+        quantize_rows(rows8, scales8, x, x_start, x_row, first, stop, K)
+
+
+@overload(_prepare)
+def _prepare_for_kind(rows8, scales8, x, x_start, x_row, first, stop, K, panels):
+    """The same choice at compile time."""
     if panels.dtype == types.int8:
-        return lambda y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales: (
-            multiply8(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales)
+        return lambda rows8, scales8, x, x_start, x_row, first, stop, K, panels: (
+            quantize_rows(rows8, scales8, x, x_start, x_row, first, stop, K)
         )
-    return lambda y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales: (
-        _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate)
+    return lambda rows8, scales8, x, x_start, x_row, first, stop, K, panels: None
+
+
+@njit(**{**SERIAL, "cache": False})
+def _product(layers, number, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_attended):
+    """Of the product `number` of a token: where its result, its row and its panels begin, N, K, and whether it adds."""
+    layer, which = number // PER_LAYER, number % PER_LAYER
+    if layer == layers.shape[0]:
+        return 0, 0, head, V, C, 0
+    start = layers[layer, which]
+    if which == QKV:
+        return y_qkv, 0, start, qkv_columns, C, 0
+    if which == ATTENTION_OUT:
+        return 0, x_attended, start, C, C, 1
+    if which == GATE_UP:
+        return y_gate_up, 0, start, 2 * F, C, 0
+    return 0, 0, start, C, F, 1
+
+
+@njit(**{**SERIAL, "cache": False})
+def _multiply(
+    board, number, y, y_row, x, x_row, first, stop, panels, layers, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_attended,
+    rows8, scales8,
+):  # fmt: skip
+    """The product `number` for rows first to stop, with whoever helps by the board; without one if its size is 0."""
+    y_start, x_start, start, N, K, accumulate = _product(
+        layers, number, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_attended
     )
+    _prepare(rows8, scales8, x, x_start, x_row, first, stop, K, panels)
+    if board.size == 0:
+        _columns(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, 0, N, K, accumulate, rows8, scales8)
+        return
+    chunks, own = (N + CHUNK - 1) // CHUNK, 0
+    post(board, FINISHED, 0)
+    post(board, TICKET, number << SHIFT)
+    while True:
+        chunk = take(board, TICKET) & CHUNK_MASK
+        if chunk >= chunks:
+            break
+        begin = chunk * CHUNK
+        end = min(begin + CHUNK, N)
+        _columns(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8)
+        own += 1
+    while look(board, FINISHED) + own < chunks:
+        pause()
+
+
+@njit(**{**SERIAL, "cache": False})
+def _help(board, logits, work, x, panels, layers, head, C, F, qkv_columns, rows8, scales8):
+    """Take chunks from the board for one text until it is closed, or nothing has come for long."""
+    V = logits.shape[1]
+    y, w, x = logits.reshape(-1), work.reshape(-1), x.reshape(-1)
+    idle = 0
+    while idle < PATIENCE:
+        ticket = look(board, TICKET)
+        if ticket < 0:
+            return
+        y_start, x_start, start, N, K, accumulate = _product(
+            layers, ticket >> SHIFT, head, C, F, V, qkv_columns, C, C + qkv_columns, max(C, F)
+        )
+        if (ticket & CHUNK_MASK) * CHUNK >= N:
+            pause()
+            idle += 1
+            continue
+        ticket = take(board, TICKET)  # perhaps of a later product than the one that was seen
+        if ticket < 0:
+            return
+        number, begin = ticket >> SHIFT, (ticket & CHUNK_MASK) * CHUNK
+        y_start, x_start, start, N, K, accumulate = _product(
+            layers, number, head, C, F, V, qkv_columns, C, C + qkv_columns, max(C, F)
+        )
+        if begin < N:
+            to = y if number == PER_LAYER * layers.shape[0] else w
+            end = min(begin + CHUNK, N)
+            _columns(to, y_start, 0, x, x_start, 0, 0, 1, panels, start, begin, end, K, accumulate, rows8, scales8)
+            take(board, FINISHED)
+            idle = 0
 
 
 @njit(**{**SERIAL, "cache": False})
@@ -152,7 +264,7 @@ def _attend(rounded, at, weights, attended, work, scores, keys, values, position
 
 @njit(**{**SERIAL, "cache": False})
 def _decode(
-    first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding,
+    board, first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding,
     final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
 ):  # fmt: skip
     """Rows first to stop of `decode_rows`."""
@@ -177,8 +289,9 @@ def _decode(
         for r in range(first, stop):
             _norm(o, r * rounded_width, w, r * width + x, parameters, layers[layer, ATTENTION_NORM], C, eps)
         _multiply(
-            w, qkv, width, o, 0, rounded_width, first, stop, panels, layers[layer, QKV], qkv_columns, C, 0, quantized, scales
-        )
+            board, layer * PER_LAYER + QKV, w, width, o, rounded_width, first, stop, panels, layers, head, C, F, V,
+            qkv_columns, qkv, gate_up, attended, quantized, scales,
+        )  # fmt: skip
         for r in range(first, stop):
             row, operand = r * width, r * rounded_width
             _rotate(w, row + qkv, cos, sin, position, H + G, half)
@@ -189,42 +302,58 @@ def _decode(
                 position, H, G, D, padded, per,
             )  # fmt: skip
         _multiply(
-            w, x, width, o, attended, rounded_width, first, stop, panels, layers[layer, ATTENTION_OUT], C, C, 1, quantized,
-            scales,
+            board, layer * PER_LAYER + ATTENTION_OUT, w, width, o, rounded_width, first, stop, panels, layers, head, C, F, V,
+            qkv_columns, qkv, gate_up, attended, quantized, scales,
         )  # fmt: skip
         for r in range(first, stop):
             _norm(o, r * rounded_width, w, r * width + x, parameters, layers[layer, FFN_NORM], C, eps)
         _multiply(
-            w, gate_up, width, o, 0, rounded_width, first, stop, panels, layers[layer, GATE_UP], 2 * F, C, 0, quantized,
-            scales,
+            board, layer * PER_LAYER + GATE_UP, w, width, o, rounded_width, first, stop, panels, layers, head, C, F, V,
+            qkv_columns, qkv, gate_up, attended, quantized, scales,
         )  # fmt: skip
         for r in range(first, stop):
             at = r * width + gate_up
             gate, up = w[at : at + F], w[at + F : at + 2 * F]
             for f in range(F):
                 store(o, r * rounded_width + f, gate[f] / (ONE + exp(-gate[f])) * up[f])
-        _multiply(w, x, width, o, 0, rounded_width, first, stop, panels, layers[layer, DOWN], C, F, 1, quantized, scales)
+        _multiply(
+            board, layer * PER_LAYER + DOWN, w, width, o, rounded_width, first, stop, panels, layers, head, C, F, V,
+            qkv_columns, qkv, gate_up, attended, quantized, scales,
+        )  # fmt: skip
     for r in range(first, stop):
         _norm(o, r * rounded_width, w, r * width + x, parameters, final_norm, C, eps)
-    _multiply(y, 0, V, o, 0, rounded_width, first, stop, panels, head, V, C, 0, quantized, scales)
+    _multiply(
+        board, L * PER_LAYER, y, V, o, rounded_width, first, stop, panels, layers, head, C, F, V, qkv_columns, qkv, gate_up,
+        attended, quantized, scales,
+    )  # fmt: skip
 
 
-@njit(**SERIAL)
+@njit(**PARALLEL)
 def decode_row(
     logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding, final_norm, panels,
-    layers, head, cos, sin, H, G, D, F, eps,
+    layers, head, cos, sin, H, G, D, F, eps, board, workers,
 ):  # fmt: skip
-    """`decode_rows` for one text, on the calling thread."""
-    _decode(
-        0, 1, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding, final_norm,
-        panels, layers, head, cos, sin, H, G, D, F, eps,
-    )  # fmt: skip
+    """`decode_rows` for one text, with a board (see board.py) for more than one worker."""
+    qkv_columns = (H + 2 * G) * D
+    shared = board if workers > 1 else board[:0]
+    post(board, TICKET, NOTHING_YET)
+    for worker in prange(workers):
+        if worker == 0:
+            _decode(
+                shared, 0, 1, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters,
+                embedding, final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
+            )  # fmt: skip
+            post(board, TICKET, CLOSED)
+        else:
+            _help(
+                board, logits, work, rounded, panels, layers, head, H * D, F, qkv_columns, quantized.reshape(-1), scales
+            )
 
 
 @njit(**PARALLEL)
 def decode_rows(
     logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding, final_norm, panels,
-    layers, head, cos, sin, H, G, D, F, eps, workers,
+    layers, head, cos, sin, H, G, D, F, eps, board, workers,
 ):  # fmt: skip
     """logits (R, V) =   keys, values (L, R, G, ...) written at `position`
 
@@ -232,6 +361,7 @@ def decode_rows(
     tokens (R,) int32   parameters (n,): the flat array, with the embedding table from `embedding`, the final norm from
     `final_norm` on   panels (m,): forward panels; `layers` (L, 6) int64 says where each layer's begin, `head` where the
     head's do   cos, sin (S, D/2)   keys, values and rounded are operands, panels too, or int8 (see int8.py)
+    board: for `decode_row` alone
     """
     R = logits.shape[0]
     share = (R + workers - 1) // workers
@@ -239,6 +369,6 @@ def decode_rows(
         first, stop = worker * share, min(R, (worker + 1) * share)
         if first < stop:
             _decode(
-                first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters,
+                board[:0], first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters,
                 embedding, final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
             )  # fmt: skip

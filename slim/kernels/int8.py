@@ -15,7 +15,7 @@ from llvmlite import binding, ir
 from numba import njit, prange, types
 from numba.core import cgutils
 from numba.core import config as numba_config
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from slim.kernels import PARALLEL, SERIAL
 from slim.kernels.elementary import bits_of, float_of
@@ -34,9 +34,12 @@ INTEGERS = ir.VectorType(I32, LANES)
 BYTES = ir.VectorType(ir.IntType(8), 4 * LANES)
 
 
-def units8(n: int) -> int:
+def _units8(n: int) -> int:
     """How many units hold n numbers."""
     return -(-n // PER_UNIT)
+
+
+units8 = register_jitable(_units8)
 
 
 def packed_size8(columns: int, k: int) -> int:
@@ -194,28 +197,33 @@ def _quantize(to, start, x, x_start, n, padded):
 
 
 @njit(**{**SERIAL, "cache": False})
-def multiply8(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, N, K, accumulate, quantized, scales):
-    """Rows first to stop of y, y_row apart, (+)= x W^T with W (N, K) in panels from byte `start` on.
+def quantize_rows(quantized, scales, x, x_start, x_row, first, stop, K):
+    """quantized (R * width,) uint8 =, scales (R,) =   rows first to stop of x, an operand, x_row apart, K numbers each"""
+    width, padded = quantized.size // scales.size, units8(K) * PER_UNIT
+    for r in range(first, stop):
+        scales[r] = _quantize(quantized, r * width, x, x_start + r * x_row, K, padded)
 
-    quantized (R * width,) uint8, scales (R,): scratch for the rows of x, an operand
+
+@njit(**{**SERIAL, "cache": False})
+def multiply8(y, y_start, y_row, first, stop, panels, start, begin, end, K, accumulate, quantized, scales):
+    """Rows first to stop of y, y_row apart, columns begin to end of them, (+)= x W^T
+
+    W (N, K) in panels from byte `start` on; begin: a multiple of WIDE * NR; x as quantize_rows left it
     """
     units = (K + PER_UNIT - 1) // PER_UNIT
-    width = quantized.size // scales.size
-    row_units, at = width // PER_UNIT, start // PER_UNIT
-    for r in range(first, stop):
-        scales[r] = _quantize(quantized, r * width, x, x_start + r * x_row, K, units * PER_UNIT)
+    row_units, at = quantized.size // scales.size // PER_UNIT, start // PER_UNIT
     grouped = first
     while stop - grouped >= ROWS:
-        for n in range(0, N, ROWS_PANELS * NR):
+        for n in range(begin, end, ROWS_PANELS * NR):
             _tile_rows(
-                y, y_start + grouped * y_row + n, y_row, N - n, quantized, grouped * row_units, row_units, scales, grouped,
+                y, y_start + grouped * y_row + n, y_row, end - n, quantized, grouped * row_units, row_units, scales, grouped,
                 1, panels, at + n * (units + FOOTER), units, accumulate,
             )  # fmt: skip
         grouped += ROWS
     for r in range(grouped, stop):
-        for n in range(0, N, WIDE * NR):
+        for n in range(begin, end, WIDE * NR):
             _tile_wide_row(
-                y, y_start + r * y_row + n, 0, N - n, quantized, r * row_units, 0, scales, r, 0, panels,
+                y, y_start + r * y_row + n, 0, end - n, quantized, r * row_units, 0, scales, r, 0, panels,
                 at + n * (units + FOOTER), units, accumulate,
             )  # fmt: skip
 

@@ -43,8 +43,8 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
     decoded = B1 if precision == "int8" else types.Array(operand, 1, "C")
     P1, P2, P3, P4 = (types.Array(operand, ndim, "C") for ndim in (1, 2, 3, 4))
     I2 = types.Array(types.int32, 2, "C")
-    layers = types.Array(n, 2, "C")
-    decoding = (F2, P4, P4, F2, P2, B2, F1, tokens, n, F1, n, n, decoded, layers, n, F2, F2, n, n, n, n, f)
+    layers, board = types.Array(n, 2, "C"), types.Array(n, 1, "C")
+    decoding = (F2, P4, P4, F2, P2, B2, F1, tokens, n, F1, n, n, decoded, layers, n, F2, F2, n, n, n, n, f, board, n)
     table: list[Entry] = [
         (pack, (P1, P1, F2)),
         (embedding_forward, (F2, tokens, F2)),
@@ -57,7 +57,7 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
         (swiglu_forward, (P2, P2)),
         (cross_entropy, (F1, F2, F2, tokens, f)),
         (decode_row, decoding),
-        (decode_rows, (*decoding, n)),
+        (decode_rows, decoding),
         (sample_rows, (tokens, F1, F2, I2, F1, F1, F1, f, n, f, f, f)),
         (measure_rows, (F2, tokens, F2, tokens, F1)),
     ]

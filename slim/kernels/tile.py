@@ -23,6 +23,16 @@ from numba.core import config as numba_config
 from numba.extending import intrinsic
 
 from slim.kernels import SERIAL
+from slim.kernels.amx import (
+    BLOCK_ROWS,
+    HAS_AMX,
+    TILE,
+    multiply_block,
+    multiply_few_rows,
+    multiply_half_block,
+    tile_units,
+)
+from slim.kernels.emit import BFLOAT, F32, I1, I16, I32, I64
 
 
 def _choose_lanes() -> int:
@@ -35,36 +45,23 @@ def _choose_lanes() -> int:
 
 
 LANES = _choose_lanes()
-# The instruction that multiplies pairs of bfloat16: without it bfloat16 would be slower than float32.
+# The instruction that multiplies pairs of bfloat16.
 HAS_BF16 = LANES == 16 and bool(binding.get_host_cpu_features().get("avx512bf16"))
+# AMD's cores (only they have SSE4a) take it at twice the speed of float32, Intel's at half of it: those have AMX for that.
+BF16_IS_FASTER = HAS_BF16 and (HAS_AMX or bool(binding.get_host_cpu_features().get("sse4a")))
 # Registers bound the tile: 8 x 2 sums of 32 with AVX-512, 6 x 2 of 16 with AVX2.
 MR, VECTORS = (8, 2) if LANES == 16 else (6, 2)
 NR = VECTORS * LANES
 # Several rows against several panels, where each panel is read once: what the registers hold.
 ROWS, ROWS_PANELS = (4, 2) if LANES == 16 else (4, 1)
+ROW_STEP = BLOCK_ROWS if HAS_AMX else MR  # rows that `product` takes at a time
 WIDE = 4  # panels side by side in the single-row tile: enough independent sums to hide the latency of an FMA
 
 
-class _BFloat(ir.types.Type):
-    """LLVM's bfloat, which llvmlite does not know: it only has to print its name."""
-
-    def __str__(self) -> str:
-        return "bfloat"
-
-    _to_string = __str__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash("bfloat")
-
-
-I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 VECTOR = ir.VectorType(F32, LANES)
-PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
-NARROW = ir.VectorType(_BFloat(), LANES)  # a vector rounded to bfloat16
-MASK = ir.VectorType(ir.IntType(1), LANES)
+PAIRS = ir.VectorType(BFLOAT, 2 * LANES)
+NARROW = ir.VectorType(BFLOAT, LANES)  # a vector rounded to bfloat16
+MASK = ir.VectorType(I1, LANES)
 
 
 def _make_tile(rows: int, panels: int, masked: bool):
@@ -290,8 +287,8 @@ tile_rest = _make(ROWS, 1, True)
 
 
 @njit(**{**SERIAL, "cache": False})
-def product(C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, b_k, K, accumulate):
-    """C[rows, columns] (+)= A @ B for columns <= NR, K >= 1 units; all arrays 1-D, every row of B readable NR wide."""
+def _product_of_vectors(C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, b_k, K, accumulate):
+    """`product` by the vectors of this module alone."""
     full = rows - rows % MR
     if columns == NR:
         for r in range(0, full, MR):
@@ -314,4 +311,37 @@ def product(C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, 
     for r in range(full, rows):
         tile_row_masked(
             C, c_start + r * ldc, ldc, columns, A, a_start + r * a_row, a_row, a_k, B, b_start, b_k, 0, K, accumulate
+        )
+
+
+@njit(**{**SERIAL, "cache": False})
+def product(C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, b_k, K, accumulate):
+    """C[rows, columns] (+)= A @ B for columns <= NR, K >= 1 units; all arrays 1-D, every row of B readable NR wide.
+
+    With AMX the caller has called `begin_tiles`: whole panels of whole units go to its tiles if A lies row by row.
+    """
+    whole = tile_units(C, A, K) if HAS_AMX and a_k == 1 and columns == NR else 0
+    if whole == 0:
+        _product_of_vectors(
+            C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, b_k, K, accumulate
+        )
+        return
+    done = 0
+    while rows - done >= BLOCK_ROWS:
+        multiply_block(
+            C, c_start + done * ldc, ldc, A, a_start + done * a_row, a_row, B, b_start, b_k, whole, accumulate
+        )
+        done += BLOCK_ROWS
+    if rows - done >= TILE:
+        multiply_half_block(
+            C, c_start + done * ldc, ldc, A, a_start + done * a_row, a_row, B, b_start, b_k, whole, accumulate
+        )
+        done += TILE
+    if done < rows:
+        multiply_few_rows(
+            C, c_start + done * ldc, ldc, rows - done, A, a_start + done * a_row, a_row, B, b_start, b_k, whole, accumulate
+        )
+    if whole < K:
+        _product_of_vectors(
+            C, c_start, ldc, rows, columns, A, a_start + whole, a_row, a_k, B, b_start + whole * b_k, b_k, K - whole, 1
         )

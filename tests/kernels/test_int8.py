@@ -7,8 +7,8 @@ import pytest
 
 from buffers import Buffers, as_float
 from slim.config import ModelConfig
-from slim.kernels.int8 import HAS_INT8, multiply8, pack8, packed_size8, units8
-from slim.kernels.tile import HAS_BF16
+from slim.kernels.int8 import HAS_INT8, multiply8, pack8, packed_size8, quantize_rows, units8
+from slim.kernels.tile import HAS_BF16, NR, WIDE
 from slim.model import Model
 from slim.parameters import Parameters
 
@@ -45,10 +45,14 @@ def test_product_is_that_of_the_rounded_numbers(
     width = units8(K) * 4 + 8
     scratch, scales = b.changed(np.full((R, width), 7, np.uint8)), b.output(R)
     y = b.ones(R, N + 3)
-    multiply8(
-        y.reshape(-1), 0, N + 3, x.reshape(-1), 0, K, 0, R, panels, 8, N, K, accumulate,
-        scratch.reshape(-1), scales,
-    )  # fmt: skip
+    rows = scratch.reshape(-1)
+    quantize_rows(rows, scales, x.reshape(-1), 0, K, 0, R, K)
+    half = WIDE * NR  # columns may be done in any order
+    for begin in range((N - 1) // half * half, -1, -half):
+        end = min(begin + half, N)
+        multiply8(
+            y.reshape(-1), 0, N + 3, 0, R, panels, 8, begin, end, K, accumulate, rows, scales
+        )  # fmt: skip
     b.assert_only_read()
     expected = (x_rows @ weight_rows.T) * x_scales[:, None].astype(float) * weight_scales
     np.testing.assert_allclose(y[:, :N], expected + accumulate, rtol=1e-6, atol=2e-6)
@@ -59,9 +63,9 @@ def test_a_matrix_of_zeros_is_zero() -> None:
     panels = np.full(packed_size8(5, 8), 3, np.int8)
     pack8(panels, 0, np.zeros((5, 8), F))
     y, x = np.full(5, np.nan, F), np.zeros(8, F)
-    multiply8(
-        y, 0, 5, x, 0, 8, 0, 1, panels, 0, 5, 8, 0, np.zeros(8, np.uint8), np.zeros(1, F)
-    )  # fmt: skip
+    row, scales = np.zeros(8, np.uint8), np.zeros(1, F)
+    quantize_rows(row, scales, x, 0, 8, 0, 1, 8)
+    multiply8(y, 0, 5, 0, 1, panels, 0, 0, 5, 8, 0, row, scales)
     assert y.tolist() == [0.0] * 5
 
 
