@@ -15,11 +15,12 @@ import pytest
 
 HERE = Path(__file__).parent
 # Whatever the suite itself runs under, each mode is one change from production.
-SETTINGS = ("NUMBA_DISABLE_JIT", "SLIM_CHECKED", "SLIM_LANES", "SLIM_TEST_MEMORY")
+SETTINGS = ("NUMBA_DISABLE_JIT", "SLIM_CHECKED", "SLIM_LANES", "SLIM_AMX", "SLIM_TEST_MEMORY")
 MODES = {
     "interpreted": {"NUMBA_DISABLE_JIT": "1"},
     "bounds checked": {"SLIM_CHECKED": "1"},
     "8 lanes": {"SLIM_LANES": "8"},
+    "no tiles of AMX": {"SLIM_AMX": "0"},
     "before wall": {"SLIM_TEST_MEMORY": "before wall"},
     "behind wall": {"SLIM_TEST_MEMORY": "behind wall"},
 }
