@@ -14,7 +14,7 @@ from slim import __version__
 from slim.events import Progress
 
 LIBRARIES = ("numpy", "numba", "llvmlite", "rich", "textual")
-FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "avx512vnni", "neon", "bf16")
+FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "avx512vnni", "amx-bf16", "neon", "bf16")
 PROOF_STEPS = 60
 
 
@@ -61,8 +61,9 @@ def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
     from slim.compute import are_cached, set_threads, usable_cores, warm_up
     from slim.kernels import CACHE_FOLDER
     from slim.kernels.adamw import sum_of_squares
+    from slim.kernels.amx import HAS_AMX
     from slim.kernels.table import kernels_of
-    from slim.kernels.tile import HAS_BF16, LANES, MR, NR
+    from slim.kernels.tile import BF16_IS_FASTER, HAS_BF16, LANES, MR, NR
     from slim.memory import available_bytes
 
     precisions = ("fp32", "bf16") if HAS_BF16 else ("fp32",)
@@ -93,7 +94,8 @@ def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
         "memory_available_bytes": available_bytes(),
         "lanes": LANES,
         "tile": [MR, NR],
-        "precision": precisions[-1],
+        "amx": HAS_AMX,
+        "precision": "bf16" if BF16_IS_FASTER else "fp32",
         "kernel_cache": cache_state(CACHE_FOLDER),
         "check": check,
     }
@@ -141,11 +143,11 @@ def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
     )
     memory = record["memory_available_bytes"]
     yield "memory", f"{mega(memory)} available" if isinstance(memory, int) else "nobody tells"
-    tile = record["tile"]
+    tile, amx = record["tile"], " and AMX" if record["amx"] else ""
     assert isinstance(tile, list)
     yield (
         "kernels",
-        f"{record['lanes']} lanes, tiles of {tile[0]} x {tile[1]}, precision {record['precision']} by default",
+        f"{record['lanes']} lanes, tiles of {tile[0]} x {tile[1]}{amx}, precision {record['precision']} by default",
     )
     yield "kernel cache", _cache_words(record["kernel_cache"])
     yield "check", _check_words(record["check"])

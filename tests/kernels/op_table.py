@@ -164,11 +164,12 @@ def linear_inputs(rng: Generator, s: Sizes) -> Named:
     return {"x": normal(rng, s["M"], s["K"]), "weight": normal(rng, s["N"], s["K"])}
 
 
-# Tiles are 8 x 32 or 6 x 16; tasks take 64 or 48 rows, 512 units of k, 128 units of tokens.
+# Tiles are 8 x 32 or 6 x 16; tasks take 64 or 48 rows, 512 units of k, 128 units of tokens. AMX takes 32, 16 or fewer rows,
+# 32 columns, 16 units; of a weight gradient 8 panels at a time are copied.
 LINEAR_SIZES = grid(
     "M K N",
     *((1, 1, 1), (1, 2, 1), (2, 3, 5), (7, 17, 33), (13, 10, 5), (65, 34, 67), (64, 32, 96)),
-    *((11, 513, 31), (3, 1030, 17), (129, 20, 40), (257, 14, 13)),
+    *((11, 513, 31), (3, 1030, 17), (129, 20, 40), (257, 14, 13), (50, 70, 64), (41, 64, 600)),
 )
 
 LINEAR = Op(
@@ -308,7 +309,7 @@ ATTENTION = Op(
     sizes=grid(
         "B T H G D start",
         *((1, 1, 1, 1, 2, 0), (2, 5, 2, 1, 6, 0), (1, 33, 4, 2, 32, 0), (1, 31, 3, 1, 48, 0)),
-        *((2, 67, 2, 2, 16, 0), (1, 130, 2, 1, 8, 0), (1, 257, 1, 1, 4, 0)),
+        *((2, 67, 2, 2, 16, 0), (1, 130, 2, 1, 8, 0), (1, 257, 1, 1, 4, 0), (1, 150, 2, 1, 32, 0)),
         *(
             (1, 7, 2, 1, 6, 13),
             (2, 3, 2, 2, 32, 127),
