@@ -8,13 +8,16 @@ import json
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from slim.cli import main
-from slim.config import ModelConfig
+from slim.config import GenerateConfig, ModelConfig
+from slim.decoding import draw_tokens
 from slim.formats.gguf import export_gguf
 from slim.formats.hf import export_hf
 from slim.formats.llama2c import export_llama2c, ids_in_order
@@ -27,7 +30,8 @@ from slim.model_file import model_metadata, save_model
 from slim.parameters import Parameters
 from slim.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 
-N_TOKENS = 256
+N_TOKENS, N_GREEDY = 256, 64
+PROMPT = [1, 300, 310, 305]
 TEXT = (
     "Once upon a time there was a fox. It's 1823, isn't it? Füchslein 😀 said: hello hello!\r\n" * 9
 )
@@ -104,6 +108,29 @@ def ours(model: StoredModel, ids: np.ndarray) -> np.ndarray:
     return log_softmax(runner.logits(workspace, ids[None])[0])
 
 
+def greedy(model: StoredModel) -> list[int]:
+    """The most probable continuation of PROMPT by our engine."""
+    runner = Model(model.config, model.parameters)
+    config = GenerateConfig(temperature=0.0, repeat_penalty=1.0)
+    prompt = np.array(PROMPT, np.int32)
+    drawn = draw_tokens(*(runner, runner.new_cache(), prompt, config, 0, "test"), frozenset(), 0)
+    return [token.token_id for _, token in zip(range(N_GREEDY), drawn, strict=False)]
+
+
+def greedy_of_transformers(model: Any) -> list[int]:
+    import torch
+
+    chosen = model.generate(
+        *(torch.tensor([PROMPT]),),
+        attention_mask=torch.ones(1, len(PROMPT)),
+        max_new_tokens=N_GREEDY,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=2,
+    )
+    return chosen[0, len(PROMPT) :].tolist()
+
+
 def exhaust(events: object) -> list[object]:
     return list(events)  # type: ignore[call-overload]
 
@@ -135,6 +162,7 @@ def test_transformers_computes_the_same(
     with torch.no_grad():
         logits = theirs(torch.tensor(ids[None].astype(np.int64))).logits[0].numpy()
     assert np.abs(log_softmax(logits) - ours(model, ids)).max() < 1e-4
+    assert greedy_of_transformers(theirs) == greedy(model)
     weights = theirs.state_dict()
     for name, weight in model.parameters:
         assert weights[name].numpy().tobytes() == weight.tobytes(), name
@@ -198,6 +226,12 @@ llama.lib.llama_free(llama.context)
 llama.context = llama.lib.llama_init_from_model(llama.model, parameters)
 assert llama.context
 rows = [llama.read(ids[i : i + 1]).copy() for i in range(len(ids))]
+llama.memory = llama.lib.llama_get_memory(llama.context)
+llama.clear()
+drawn, ids = [], np.array(job["prompt"], np.int32)
+while len(drawn) < job["greedy"]:
+    drawn.append(int(llama.read(ids).argmax()))
+    ids = np.array(drawn[-1:], np.int32)
 lib = llama.lib
 lib.llama_tokenize.restype = c_int32
 lib.llama_tokenize.argtypes = [c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool]
@@ -209,29 +243,38 @@ for text in job["strings"]:
     n = lib.llama_tokenize(vocab, data, len(data), out, len(out), True, False)
     found.append(list(out[:n]))
 np.array(rows, np.float32).tofile(job["results"])
-print(json.dumps(found))
+print(json.dumps([found, drawn]))
 """
 
 
 def llama_cpp(
-    path: Path, ids: np.ndarray, strings: list[str]
-) -> tuple[np.ndarray, list[list[int]]]:
-    """Log-probabilities and tokens of llama.cpp, in a process of its own."""
+    path: Path, ids: np.ndarray, strings: Sequence[str] = (), greedy: int = 0
+) -> tuple[np.ndarray, list[list[int]], list[int]]:
+    """What llama.cpp makes of a file: log-probabilities for ids, tokens of strings, a greedy continuation of PROMPT.
+
+    In a process of its own.
+    """
     import slim.bench
 
     rivals = Path(slim.bench.__file__).parent / "rivals"
     job = path.parent / "job.json"
     results = str(path.parent / "logits")
-    record = {"gguf": str(path), "ids": ids.tolist(), "strings": strings, "results": results}
+    record = {
+        "gguf": str(path),
+        "ids": ids.tolist(),
+        "strings": list(strings),
+        "results": results,
+        "prompt": PROMPT,
+        "greedy": greedy,
+    }
     job.write_text(json.dumps(record))
     done = subprocess.run(
         [sys.executable, "-c", ORACLE, str(rivals), str(job)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return log_softmax(np.fromfile(results, np.float32).reshape(len(ids), -1)), json.loads(
-        done.stdout
-    )
+    rows = np.fromfile(results, np.float32).reshape(len(ids), -1)
+    return log_softmax(rows), *json.loads(done.stdout)
 
 
 @needs("gguf", "xllamacpp")
@@ -242,8 +285,9 @@ def test_llama_cpp_computes_the_same(
     model = stored(config, tokenizer)
     exhaust(export_gguf(model, tmp_path / "m.gguf"))
     ids = ids_of(model)
-    theirs, tokens = llama_cpp(tmp_path / "m.gguf", ids, STRINGS)
+    theirs, tokens, drawn = llama_cpp(tmp_path / "m.gguf", ids, STRINGS, N_GREEDY)
     assert np.abs(theirs - ours(model, ids)).max() < 1e-4
+    assert drawn == greedy(model)
     for text, found in zip(STRINGS, tokens, strict=True):
         assert found == [tokenizer.eos_id, *tokenizer.encode(text).tolist()], text
 
@@ -260,7 +304,7 @@ def test_llama_cpp_opens_the_narrow_ones(dtype: str, tokenizer: Tokenizer, tmp_p
         ["2 matrices are stored as f16: q8_0 needs rows that 32 divides"] if dtype == "q8_0" else []
     )
     ids = ids_of(model)[:32]
-    theirs, _ = llama_cpp(tmp_path / "m.gguf", ids, [])
+    theirs, _, _ = llama_cpp(tmp_path / "m.gguf", ids)
     assert 0 < np.abs(theirs - ours(model, ids)).max() < 1.0
     lines = (tmp_path / "Modelfile").read_text().splitlines()
     assert lines[0] == "FROM ./m.gguf" and "PARAMETER num_ctx 320" in lines
@@ -335,6 +379,11 @@ def test_llama2c_computes_the_same(
     ids = ids_of(model)
     theirs = run_llama2c(tmp_path / "m.bin", theirs_of[ids])
     assert np.abs(theirs[:, theirs_of] - ours(model, ids)).max() < 1e-4
+    drawn = list(PROMPT)
+    while len(drawn) < len(PROMPT) + N_GREEDY:
+        row = run_llama2c(tmp_path / "m.bin", theirs_of[drawn])[-1]
+        drawn.append(int(order[row.argmax()]))
+    assert drawn[len(PROMPT) :] == greedy(model)
 
 
 def test_the_vocabulary_of_llama2c(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ from imported_shapes import (
 from test_export import (
     CONFIGS,
     GROUPED,
+    N_GREEDY,
     exhaust,
+    greedy,
+    greedy_of_transformers,
     ids_of,
     llama_cpp,
     log_softmax,
@@ -37,8 +40,7 @@ from test_export import (
 )
 
 from slim.cli import main
-from slim.config import GenerateConfig, ModelConfig
-from slim.decoding import draw_tokens
+from slim.config import ModelConfig
 from slim.errors import UsageError
 from slim.events import Note, Progress
 from slim.formats.gguf import export_gguf
@@ -49,16 +51,12 @@ from slim.formats.llama2c_source import _tokenizer, read_tokenizer_bin
 from slim.formats.stored_model import read_stored_model
 from slim.formats.tokenizer_json import read_tokenizer_json, tokenizer_json
 from slim.imported_tokenizer import ImportedTokenizer
-from slim.model import Model
 from slim.model_file import load_model
 from slim.tokenizer import Tokenizer, train_tokenizer
 
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=name_of)
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 N_STRINGS = 10_000
-some_and_all = pytest.mark.parametrize(
-    "count", [1000, pytest.param(N_STRINGS, marks=pytest.mark.soak)]
-)
 # Letters and numbers that came with Unicode 16, by blocks: llama.cpp's tables are older, there they are none.
 NEW_LETTERS = re.compile(
     "[\u1c89-\u1c8a\ua7cb-\ua7dc\U000105c0-\U000105f3\U00010d40-\U00010d8f\U00010ec2-\U00010ec4"
@@ -86,14 +84,6 @@ def imported(shape: str, extra_rows: int = 0) -> tuple[Any, ImportedTokenizer]:
     mine = read_tokenizer_json(theirs.to_str(), size, start, (end,))
     assert isinstance(mine, ImportedTokenizer)
     return theirs, mine
-
-
-def greedy(model: Model, ids: list[int], count: int) -> list[int]:
-    config = GenerateConfig(temperature=0.0, repeat_penalty=1.0)
-    drawn = draw_tokens(
-        *(model, model.new_cache(), np.array(ids, np.int32), config, 0, "test"), frozenset(), 0
-    )
-    return [token.token_id for _, token in zip(range(count), drawn, strict=False)]
 
 
 # Tokenizers
@@ -124,19 +114,18 @@ def test_the_exported_tokenizer_gives_the_same_tokens(
 
 
 @needs("tokenizers", "transformers")
-@every_shape
-@some_and_all
+@pytest.mark.parametrize("shape", ["ours", *SHAPES])
 def test_transformers_makes_the_same_of_an_export(
-    count: int, shape: str, strings: list[str], tmp_path: Path
+    shape: str, strings: list[str], tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     from transformers import AutoTokenizer
 
-    _, mine = imported(shape)
+    mine = tokenizer if shape == "ours" else imported(shape)[1]
     exhaust(export_hf(stored(GROUPED, mine), tmp_path / "hf"))
     theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert theirs.bos_token_id == mine.start_id and theirs.eos_token_id == mine.eos_id
-    found = theirs(strings[:count], split_special_tokens=True)["input_ids"]
-    for text, ids in zip(strings, found, strict=False):
+    found = theirs(strings, split_special_tokens=True)["input_ids"]
+    for text, ids in zip(strings, found, strict=True):
         assert ids == [mine.start_id, *mine.encode(text).tolist()], repr(text)
 
 
@@ -152,7 +141,7 @@ def test_llama_cpp_makes_the_same_of_an_export(
     texts = [text for text in texts if not NEW_LETTERS.search(text)]
     assert len(texts) > 0.8 * len(strings)
     assert bool(notes) == (shape == "llama-2 metaspace")
-    _, found = llama_cpp(tmp_path / "m.gguf", np.array([mine.start_id], np.int32), texts)
+    _, found, _ = llama_cpp(tmp_path / "m.gguf", np.array([mine.start_id], np.int32), texts)
     different = [
         text
         for text, ids in zip(texts, found, strict=True)
@@ -337,15 +326,7 @@ def test_a_model_of_transformers_computes_the_same(config: ModelConfig, tmp_path
     weights = model.state_dict()
     for name, weight in mine.parameters:
         assert weights[name].numpy().tobytes() == weight.tobytes(), name
-    prompt = [1, 300, 310, 320]
-    chosen = model.generate(
-        torch.tensor([prompt]),
-        max_new_tokens=64,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=2,
-    )
-    assert greedy(mine, prompt, 64) == chosen[0, len(prompt) :].tolist()
+    assert greedy(result_of(read_stored_model(tmp_path / "hf"))) == greedy_of_transformers(model)
     exhaust(import_model(tmp_path / "hf", tmp_path / "m.bin"))
     exhaust(export_hf(result_of(read_stored_model(tmp_path / "m.bin")), tmp_path / "again"))
     again, _, _ = load_model(tmp_path / "again", "fp32")
@@ -353,15 +334,23 @@ def test_a_model_of_transformers_computes_the_same(config: ModelConfig, tmp_path
 
 
 @needs("gguf", "xllamacpp", "tokenizers")
-@pytest.mark.parametrize("shape", ["llama-2", "smollm"])
-def test_an_imported_model_goes_on_to_llama_cpp(shape: str, tmp_path: Path) -> None:
-    _, mine = imported(shape, extra_rows=4)
-    model = stored(dataclasses.replace(GROUPED, tie_embeddings=False), mine)
-    exhaust(export_hf(model, tmp_path / "hf"))
-    exhaust(export_gguf(result_of(read_stored_model(tmp_path / "hf")), tmp_path / "m.gguf"))
+@every_config
+def test_an_imported_model_goes_on_to_llama_cpp_and_llama2c(
+    config: ModelConfig, tmp_path: Path
+) -> None:
+    shapes = ["llama-2", *SHAPES]  # more often that of which llama2c knows the rules
+    _, mine = imported(shapes[CONFIGS.index(config) % len(shapes)], extra_rows=4)
+    exhaust(export_hf(stored(config, mine), tmp_path / "hf", "bf16"))
+    exhaust(import_model(tmp_path / "hf", tmp_path / "m.bin"))
+    model = result_of(read_stored_model(tmp_path / "m.bin"))
+    exhaust(export_gguf(model, tmp_path / "m.gguf"))
     ids = ids_of(model)
-    theirs, _ = llama_cpp(tmp_path / "m.gguf", ids, [])
+    theirs, _, drawn = llama_cpp(tmp_path / "m.gguf", ids, greedy=N_GREEDY)
     assert np.abs(theirs - ours(model, ids)).max() < 1e-4
+    assert drawn == greedy(model)
+    if mine.vocabulary.prefix and config.rope_theta == 10_000.0:
+        exhaust(export_llama2c(model, tmp_path / "c.bin"))
+        assert np.abs(run_llama2c(tmp_path / "c.bin", ids) - ours(model, ids)).max() < 1e-4
 
 
 @every_config
