@@ -9,6 +9,8 @@ import json
 import math
 from typing import Any
 
+_LONGEST_NUMBER = 64  # digits; transformers writes int(1e30) for a length without limit
+
 
 def parse_json(text: str, most_values: int) -> object:
     """The value that `text` spells. ValueError says in a few words what is wrong with it."""
@@ -47,14 +49,14 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _finite(text: str) -> float:
-    value = float(text[:64])
-    if len(text) > 64 or not math.isfinite(value):
+    value = float(text[:_LONGEST_NUMBER])
+    if len(text) > _LONGEST_NUMBER or not math.isfinite(value):
         _refuse_number(text)
     return value
 
 
 def _short_int(text: str) -> int:
-    if len(text) > 20:
+    if len(text) > _LONGEST_NUMBER:
         _refuse_number(text)
     return int(text)
 

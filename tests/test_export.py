@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -203,6 +204,35 @@ def test_a_number_too_large_is_refused_not_made_infinite() -> None:
         to_f16(np.float32([65_520]))
     with pytest.raises(UsageError, match="too large for bf16"):
         to_bf16(np.float32([3.4e38]))
+
+
+@needs("torch", "transformers", "safetensors")
+def test_training_goes_on_in_two_processes(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The README's torchrun: demo/train_elsewhere.py, on the CPU, and back by `slim import`."""
+    import safetensors.numpy
+
+    model = stored(dataclasses.replace(GROUPED, n_layers=1), tokenizer)
+    exhaust(export_hf(model, tmp_path / "hf"))
+    (tmp_path / "corpus.txt").write_text(f"{TEXT}\n<|endoftext|>\n" * 4)
+    script = Path(__file__).parent.parent / "demo" / "train_elsewhere.py"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+            *(str(script), "hf", "corpus.txt", "on-hf", "--steps", "20"),
+            *("--seq-len", "64", "--learning-rate", "5e-3"),
+        ],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    losses = [float(line.split()[-1]) for line in done.stdout.splitlines() if "loss" in line]
+    assert len(losses) == 20 and losses[-1] < losses[0] - 0.5
+    assert main(["import", str(tmp_path / "on-hf"), str(tmp_path / "on.bin")]) == 0
+    back = result_of(read_stored_model(tmp_path / "on.bin"))
+    assert back.config == model.config and back.tokenizer.to_json() == tokenizer.to_json()
+    theirs = safetensors.numpy.load_file(tmp_path / "on-hf" / "model.safetensors")
+    for name, weight in back.parameters:
+        assert theirs[name].tobytes() == weight.tobytes(), name
+    assert (back.parameters.flat != model.parameters.flat).mean() > 0.9
 
 
 # llama.cpp

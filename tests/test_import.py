@@ -337,7 +337,7 @@ def their_config(config: ModelConfig, size: int, **more: object) -> Any:
 @every_config
 def test_a_model_of_transformers_computes_the_same(config: ModelConfig, tmp_path: Path) -> None:
     import torch
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(3)
     tokenizer = llama_2()
@@ -347,7 +347,8 @@ def test_a_model_of_transformers_computes_the_same(config: ModelConfig, tmp_path
     sharded = CONFIGS.index(config) % 2 == 0
     model.save_pretrained(tmp_path / "hf", max_shard_size="60KB" if sharded else "5GB")
     assert (tmp_path / "hf" / "model.safetensors").exists() != sharded
-    tokenizer.save(str(tmp_path / "hf" / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(tmp_path / "hf")
     # Not model.to(float32): the angles of its RoPE would stay rounded.
     model = LlamaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     mine, vocabulary, _ = load_model(tmp_path / "hf", "fp32")

@@ -523,7 +523,10 @@ def test_damage_is_an_error_of_ours(
         spoilt = mutated(original, dice) or b"x"
         target.write_bytes(spoilt)
         watch()
-        with room(PER_BYTE * (len(spoilt) + others) + FIXED_BYTES, counted=number % (25 if chunk else 5) == 0):
+        with room(
+            PER_BYTE * (len(spoilt) + others) + FIXED_BYTES,
+            counted=number % (25 if chunk else 5) == 0,
+        ):
             try:
                 if what == "native":
                     text = spoilt.decode("utf-8", "surrogateescape")
