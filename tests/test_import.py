@@ -141,7 +141,7 @@ def test_llama_cpp_makes_the_same_of_an_export(
     notes = [event for event in said if isinstance(event, Note)]
     texts = [text for text in strings if shape != "llama-2 metaspace" or text[0] not in " ▁"]
     texts = [text for text in texts if not NEW_LETTERS.search(text)]
-    assert len(texts) > 0.9 * len(strings)
+    assert len(texts) > (0.8 if notes else 0.99) * len(strings)
     assert bool(notes) == (shape == "llama-2 metaspace")
     _, found, _ = llama_cpp(tmp_path / "m.gguf", np.array([mine.start_id], np.int32), texts)
     different = [
