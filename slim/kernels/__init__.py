@@ -47,9 +47,11 @@ def _source_digest() -> str:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     from llvmlite import binding
 
+    from slim.kernels.amx import HAS_AMX  # which the system can refuse to this process: then code with it would end it
+
     cpu = binding.get_host_cpu_name() + binding.get_host_cpu_features().flatten()
     settings = (os.environ.get(name, "") for name in ("SLIM_LANES", "SLIM_AMX", "SLIM_CHECKED"))
-    for part in (numba.__version__, llvmlite.__version__, cpu, *settings):
+    for part in (numba.__version__, llvmlite.__version__, cpu, str(HAS_AMX), *settings):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
