@@ -92,9 +92,12 @@ def outcome(out: Path) -> tuple[object, ...]:
 
 
 def wait_for_steps(
-    process: subprocess.Popen[bytes], metrics: Path, deadline: float = 120.0
+    process: subprocess.Popen[bytes], metrics: Path, deadline: float = 580.0
 ) -> bool:
-    """Whether the process makes steps; False when it has ended first."""
+    """Whether the process makes steps; False when it has ended first.
+
+    A hang lasts for ever; on a machine with other work, which may even stop this process, a start lasts minutes.
+    """
     size = metrics.stat().st_size if metrics.exists() else 0
     until = time.monotonic() + deadline
     while process.poll() is None:
