@@ -129,6 +129,7 @@ def test_turns_that_leave_are_told_after_the_reply(
         ("/set temp", "/set temp needs a value"),
         ("/set temp hot", "temperature must be a number from 0 to 100, but is 'hot'"),
         ("/set colour on", "there is no setting 'colour'"),
+        ("/set tempp 1", "there is no setting 'tempp' (did you mean temp?)"),
         ("x" * 70, "the message has 72 tokens but the model reads at most 61: shorten it"),
     ],
 )

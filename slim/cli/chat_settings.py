@@ -69,7 +69,7 @@ class ChatSettings:
         elif name in _READERS:
             self.config = dataclasses.replace(self.config, **{name: _READERS[name](text)})  # type: ignore[arg-type]
         else:
-            names = [*_READERS, "confidence"]
+            names = [*_READERS, *_NAMES, "confidence"]
             raise UsageError(
                 f"there is no setting {name!r}{nearest(name, names)}: /set lists them all"
             )
