@@ -47,7 +47,9 @@ def _source_digest() -> str:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     from llvmlite import binding
 
-    from slim.kernels.amx import HAS_AMX  # which the system can refuse to this process: then code with it would end it
+    from slim.kernels.amx import (
+        HAS_AMX,  # which the system can refuse to this process: then code with it would end it
+    )
 
     cpu = binding.get_host_cpu_name() + binding.get_host_cpu_features().flatten()
     settings = (os.environ.get(name, "") for name in ("SLIM_LANES", "SLIM_AMX", "SLIM_CHECKED"))
