@@ -32,6 +32,8 @@ PATTERNS = {
 }
 # U+017F, the long s, is an s where case does not matter.
 _FOLDED = {ord(c.upper()): c for c in _SUFFIX_LETTERS} | {0x17F: "s"}
+# Digits of Unicode 17, which the step of `tokenizers` that splits off digits knows, and its patterns do not.
+_NEWER_DIGITS = (*range(0x11DE0, 0x11DEA), *range(0x16FF4, 0x16FF7))
 _CHARACTER = re.compile(rb"[\x00-\xff][\x80-\xbf]{0,3}", re.DOTALL)
 _REMEMBERED = 2**17  # words
 _REMEMBERED_BYTES = 64  # longer ones seldom come again
@@ -54,6 +56,8 @@ class WordCutter:
         if pattern == "llama-3":
             for point, letter in _FOLDED.items():
                 table[point] = ord(letter)
+        if pattern == "smollm":
+            table[list(_NEWER_DIGITS)] = ord("1")
         self._table = table
 
     def cut(self, text: str) -> Iterator[str]:

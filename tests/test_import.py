@@ -50,7 +50,9 @@ from slim.formats.llama2c import export_llama2c, tokenizer_bin
 from slim.formats.llama2c_source import _tokenizer, read_tokenizer_bin
 from slim.formats.stored_model import read_stored_model
 from slim.formats.tokenizer_json import read_tokenizer_json, tokenizer_json
+from slim.imported_encoder import WordCutter
 from slim.imported_tokenizer import ImportedTokenizer
+from slim.kernels.bpe_classes import NUMBER, character_classes
 from slim.model_file import load_model
 from slim.tokenizer import BYTE_ORDER, FIRST_BYTE_ID, Tokenizer, train_tokenizer
 
@@ -100,6 +102,21 @@ def test_texts_become_the_tokens_of_the_library(shape: str, strings: list[str]) 
     ids, starts = mine.encode_documents([text.encode() for text in strings])
     for i, (text, encoding) in enumerate(zip(strings, found, strict=True)):
         assert ids[starts[i] : starts[i + 1]].tolist() == encoding.ids, repr(text)
+
+
+@needs("tokenizers")
+@pytest.mark.parametrize("shape", ["gpt-2", "smollm", "llama-3"])
+@pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.soak)])
+def test_every_character_is_cut_as_the_library_cuts_it(step: int, shape: str) -> None:
+    """All numbers, the digits of Unicode 17, and every 61st of the others."""
+    rules, cutter = SHAPES[shape]().pre_tokenizer, WordCutter(shape)
+    numbers = np.flatnonzero(character_classes() == NUMBER)
+    points = {*range(1, 0x110000, step), *numbers.tolist(), *range(0x11DE0, 0x11DEA), 0x16FF4}
+    characters = [chr(i) for i in sorted(points) if not 0xD800 <= i < 0xE000]
+    for i in range(0, len(characters), 200):
+        text = "".join(f"!{c}\na{c}b\n1{c} {c}'s {c}\n" for c in characters[i : i + 200])
+        theirs = [text[start:end] for _, (start, end) in rules.pre_tokenize_str(text)]
+        assert list(cutter.cut(text)) == theirs, f"from {characters[i]!r}"
 
 
 @needs("tokenizers")
