@@ -48,20 +48,24 @@ def foresight(nats: Sequence[np.ndarray], stop: np.ndarray, ahead: int = AHEAD) 
     nats   of the tokens of each document   stop   (documents,): tokens before its stop, -1 for none
     Controls have not stopped by the same position, and are the CONTROLS nearest in mean nats until there.
     """
-    sums = [np.concatenate(([0.0], np.cumsum(one))) for one in nats]
     lengths = np.array([one.size for one in nats])
+    sums = np.zeros((len(nats), int(lengths.max(initial=0)) + 1))  # of the first t tokens
+    for row, one in zip(sums, nats, strict=True):
+        np.cumsum(one, out=row[1 : one.size + 1])
+    fired = np.flatnonzero((stop >= 0) & (stop + ahead <= lengths))
     differences, matched = [], []
-    for i in np.flatnonzero((stop >= 0) & (stop + ahead <= lengths)).tolist():
-        at = int(stop[i])
+    for at in np.unique(stop[fired]).tolist():
         others = np.flatnonzero((lengths >= at + ahead) & ((stop < 0) | (stop > at)))
         if others.size < CONTROLS:
             continue
-        before = np.array([sums[k][at] / at for k in others])
-        gap = before - sums[i][at] / at
-        nearest = np.argsort(np.abs(gap), kind="stable")[:CONTROLS]
-        after = np.array([(sums[k][at + ahead] - sums[k][at]) / ahead for k in others[nearest]])
-        differences.append((sums[i][at + ahead] - sums[i][at]) / ahead - after.mean())
-        matched.append(-gap[nearest].mean())
+        before = sums[others, at] / at
+        after = (sums[others, at + ahead] - sums[others, at]) / ahead
+        for i in fired[stop[fired] == at].tolist():
+            gap = before - sums[i, at] / at
+            nearest = np.argpartition(np.abs(gap), CONTROLS - 1)[:CONTROLS]
+            mine = (sums[i, at + ahead] - sums[i, at]) / ahead
+            differences.append(mine - after[nearest].mean())
+            matched.append(-gap[nearest].mean())
     if len(differences) < 2:
         return None
     found = np.array(differences)
