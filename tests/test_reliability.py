@@ -25,12 +25,16 @@ from slim.reliability import (
 )
 from slim.scoring import Chunk
 
-RANDOM = np.random.default_rng(0)
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """A fresh one for each test, so that each passes or fails alone as it does among the others."""
+    return np.random.default_rng(1)
 
 
-def test_calibration_error_of_the_sure_and_the_oversure() -> None:
-    p = RANDOM.random(60_000)
-    came = RANDOM.random(p.size) < p
+def test_calibration_error_of_the_sure_and_the_oversure(random: np.random.Generator) -> None:
+    p = random.random(60_000)
+    came = random.random(p.size) < p
     bins = reliability_bins(p, came)
     assert len(bins) == 15 and {one.tokens for one in bins} == {4000}
     assert [one.confidence for one in bins] == sorted(one.confidence for one in bins)
@@ -42,9 +46,9 @@ def test_calibration_error_of_the_sure_and_the_oversure() -> None:
     assert len(reliability_bins(p[:3], came[:3])) == 3
 
 
-def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
-    score = np.round(RANDOM.random(60), 1)
-    right = RANDOM.random(60) < score
+def test_auroc_is_the_share_of_pairs_in_the_right_order(random: np.random.Generator) -> None:
+    score = np.round(random.random(60), 1)
+    right = random.random(60) < score
     pairs = [(a > b) + 0.5 * (a == b) for a in score[right] for b in score[~right]]
     assert auroc(score, right) == pytest.approx(np.mean(pairs))
     assert auroc(np.arange(4.0), np.array([0, 0, 1, 1])) == 1.0
@@ -79,8 +83,8 @@ def test_bootstrap_interval_covers_the_mean() -> None:
     assert hits >= 52
 
 
-def test_stops_are_where_the_rule_fires() -> None:
-    texts = [RANDOM.standard_normal(n) - 2.0 for n in (10, 27, 60, 90, 200, 200, 200)]
+def test_stops_are_where_the_rule_fires(random: np.random.Generator) -> None:
+    texts = [random.standard_normal(n) - 2.0 for n in (10, 27, 60, 90, 200, 200, 200)]
     for threshold in (-2.5, -2.2, -2.0):
         expected = []
         for text in texts:
@@ -90,9 +94,9 @@ def test_stops_are_where_the_rule_fires() -> None:
         assert any(at > 0 for at in expected) and -1 in expected
 
 
-def test_foresight_finds_what_is_there_and_nothing_else() -> None:
+def test_foresight_finds_what_is_there_and_nothing_else(random: np.random.Generator) -> None:
     """Texts of equal difficulty, some of which become hard at token 60."""
-    nats = [RANDOM.exponential(1.0, 160) for _ in range(80)]
+    nats = [random.exponential(1.0, 160) for _ in range(80)]
     stop = np.full(80, -1)
     for i in range(20):
         nats[i][60:] += 0.5
@@ -102,7 +106,7 @@ def test_foresight_finds_what_is_there_and_nothing_else() -> None:
     assert found.low < 0.5 < found.high and found.low > 0.2
     assert abs(found.matched) < 0.05
     lengths = np.full(80, 160)
-    nulls = [foresight(nats, exchanged(stop, lengths, RANDOM)) for _ in range(40)]
+    nulls = [foresight(nats, exchanged(stop, lengths, random)) for _ in range(40)]
     assert abs(np.mean([null.difference for null in nulls if null is not None])) < 0.1
     # A text that was hard before is compared with others that were.
     nats[0][:60] += 3.0
@@ -112,10 +116,10 @@ def test_foresight_finds_what_is_there_and_nothing_else() -> None:
     assert foresight(nats[:5], stop[:5]) is None
 
 
-def test_exchanged_stops_fit_their_new_texts() -> None:
+def test_exchanged_stops_fit_their_new_texts(random: np.random.Generator) -> None:
     stop, lengths = np.array([100, 5, -1, 40]), np.array([120, 30, 200, 45])
     for _ in range(50):
-        drawn = exchanged(stop, lengths, RANDOM)
+        drawn = exchanged(stop, lengths, random)
         assert (drawn < lengths).all() and set(drawn.tolist()) <= {-1, 5, 40, 100}
 
 
