@@ -10,6 +10,7 @@ reader has left BUFFERED_EVENTS lying waits for the reader. Nothing lasts longer
     for event in stream(train(...)): ...       a command: its thread sleeps in between, where signals reach it
     job = submit(train(...)); job.poll()       a window that redraws: takes what is there, never waits
     job.pause(), job.resume(), job.cancel()    between two events
+    job.hold(), job.let_go()                   the same for as long as another job needs what this one changes
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Job(Generic[T]):
         self._waiting: deque[T] = deque()
         self._cancelled = False
         self._paused = False
+        self._holds = 0
         self._ended = False
         self._error: BaseException | None = None
 
@@ -60,7 +62,13 @@ class Job(Generic[T]):
 
     @property
     def paused(self) -> bool:
+        """Whether somebody paused it."""
         return self._paused
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for something else."""
+        return self._holds > 0
 
     def poll(self) -> list[T]:
         """The events since the last call, without waiting. An error that ended the job is raised once they are read."""
@@ -94,6 +102,14 @@ class Job(Generic[T]):
         """Go on after a pause."""
         self._set_paused(False)
 
+    def hold(self) -> None:
+        """Let it wait for something else, after its present event, whether it is paused or not; see `let_go`."""
+        self._add_holds(1)
+
+    def let_go(self) -> None:
+        """Take back one `hold`."""
+        self._add_holds(-1)
+
     def cancel(self, wait: bool = True) -> None:
         """Close the generator after its present event; what it yielded and nobody has read is dropped."""
         changed = self._engine.changed
@@ -109,6 +125,11 @@ class Job(Generic[T]):
             self._paused = paused
             self._engine.changed.notify_all()
 
+    def _add_holds(self, count: int) -> None:
+        with self._engine.changed:
+            self._holds += count
+            self._engine.changed.notify_all()
+
     def _raise_error(self) -> None:
         error, self._error = self._error, None
         if error is not None:
@@ -118,7 +139,8 @@ class Job(Generic[T]):
 
     def ready(self) -> bool:
         """Whether it may be given a turn."""
-        return self._cancelled or (not self._paused and len(self._waiting) < BUFFERED_EVENTS)
+        waits = self._paused or self._holds > 0 or len(self._waiting) >= BUFFERED_EVENTS
+        return self._cancelled or not waits
 
     # In the engine thread, the lock not held:
 

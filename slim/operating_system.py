@@ -34,6 +34,10 @@ STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 
+# What a shell sends for ctrl+z, and what comes when a stopped process may go on; None where there are none.
+SUSPEND_SIGNAL: signal.Signals | None = getattr(signal, "SIGTSTP", None)
+CONTINUE_SIGNAL: signal.Signals | None = getattr(signal, "SIGCONT", None)
+
 
 def lock(fd: int) -> None:
     """Lock an open file until it is closed. BlockingIOError when another process has it locked; OSError.

@@ -164,6 +164,25 @@ def test_pause_and_resume(engine: Engine) -> None:
     assert after[0] == (before[-1] + 1 if before else 0), "nothing is lost"
 
 
+def test_what_is_held_waits_whether_it_is_paused_or_not(engine: Engine) -> None:
+    job = engine.submit(endless())
+    job.hold()
+    job.hold()
+    job.pause()
+    job.resume()
+    time.sleep(0.05)
+    job.poll()
+    time.sleep(0.05)
+    assert job.poll() == [] and job.held and not job.paused
+    job.let_go()
+    time.sleep(0.05)
+    assert job.poll() == [], "one of two holds is left"
+    job.let_go()
+    after: list[int] = []
+    wait_for(lambda: after.extend(job.poll()) or after)
+    assert not job.held
+
+
 def test_an_error_while_closing_is_not_lost(engine: Engine) -> None:
     def events() -> Iterator[int]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from slim.tui.app import Outcome
     from slim.tui.session import LocalRun
 
+ESCAPE_DELAY = "40"  # milliseconds
+
 
 def run_dashboard(paths: Iterable[Path] = (), run: LocalRun | None = None) -> Outcome:
     """Show the dashboard until it is left; what is left to be done then.
@@ -17,6 +20,8 @@ def run_dashboard(paths: Iterable[Path] = (), run: LocalRun | None = None) -> Ou
     paths: a model, a text, or runs to watch   run: one that this process trains already
     A run that still trains when the dashboard fails is told to save and stop.
     """
+    # How long Textual waits whether an Escape is the beginning of another key: 100 ms, if nobody says otherwise.
+    os.environ.setdefault("ESCDELAY", ESCAPE_DELAY)
     from slim.tui.app import Outcome, SlimApp
 
     app = SlimApp(paths, run)

@@ -30,14 +30,21 @@ from slim.tui.generate_screen import GenerateScreen
 from slim.tui.glyphs import ascii_only
 from slim.tui.help import HelpScreen
 from slim.tui.home import HomeScreen
+from slim.tui.plain_scroll_bar import use_plain_scroll_bars
 from slim.tui.run_follower import FollowedRun
 from slim.tui.session import AppSession, LocalRun, OpenModel, opening
-from slim.tui.theme import DARK, LIGHT
+from slim.tui.suspension import Suspension
+from slim.tui.theme import DARK, light
 from slim.tui.train_screen import TrainScreen
 from slim.wording import stage_line
 
 TICKS_PER_SECOND = 8
 LEAST_WIDTH, LEAST_HEIGHT = 60, 16
+NOT_IN_PALETTE = (
+    *("cursor", "scroll", "command_palette", "quit", "back", "leave"),
+    *("screen.copy_text", "app.focus", "screen.focus", "interrupt"),
+)  # what keys do and nobody looks for
+SECONDS_BEFORE_PREPARING = 0.6  # the first screen has been drawn by then
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class SlimApp(App[Outcome]):
         self._paths = list(paths)
         self._pages = ["home"]
         self._caught: int | None = None
+        self._suspension: Suspension | None = None
         if run is not None:
             self.session.adopt(run)
 
@@ -108,22 +116,38 @@ class SlimApp(App[Outcome]):
     def on_mount(self) -> None:
         """The first screen, the tick, the signals."""
         self.register_theme(DARK)
-        self.register_theme(LIGHT)
+        self.register_theme(light(self.console.color_system))
         self.theme = DARK.name
+        use_plain_scroll_bars(self.ascii_only)
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop = asyncio.get_running_loop()
             for number in STOP_SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     loop.add_signal_handler(number, self._on_signal, int(number))
+            if self._driver is not None:
+                self._suspension = Suspension(self, self._driver)
         self.switch_mode("home")
         if self.session.run is not None:
             self._go("train")
         if self._paths:
             self.call_after_refresh(self._open_all, self._paths)
         self.set_interval(1 / TICKS_PER_SECOND, self._tick)
+        self.set_timer(SECONDS_BEFORE_PREPARING, self._prepare_pages)
+
+    async def _prepare_pages(self) -> None:
+        """Make the screens that nobody has visited yet, so that the first key leads there as quickly as any other.
+
+        A fifth of a second each. Textual has no public way: without this one the first visit does it.
+        """
+        make = getattr(self, "_init_mode", None)
+        for page in self.MODES:
+            if make is not None and page not in self._pages:
+                await make(page)
 
     def on_unmount(self) -> None:
         """Signals are the caller's again."""
+        if self._suspension is not None:
+            self._suspension.end()
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop = asyncio.get_running_loop()
             for number in STOP_SIGNALS:
@@ -351,7 +375,7 @@ class SlimApp(App[Outcome]):
         for _, binding, enabled, _ in screen.active_bindings.values():
             if not enabled or not binding.description or binding.description in seen:
                 continue
-            if binding.action.startswith(("cursor", "scroll", "command_palette", "quit")):
+            if binding.action.startswith(NOT_IN_PALETTE):
                 continue
             seen.add(binding.description)
             yield SystemCommand(

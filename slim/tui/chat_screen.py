@@ -80,7 +80,7 @@ class ChatScreen(WritingScreen):
             with Vertical(id="side"):
                 yield Inspector(ascii_only=plain, branches=False)
                 yield SamplerSettings()
-        yield Footer()
+        yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         self.prompt.border_subtitle = self.joined(*HELP)
@@ -309,7 +309,7 @@ class ChatScreen(WritingScreen):
         if self.writing is not None and self.writing.holds_training:
             badge = f" training waits at step {self._held_step:,} for this reply "
             line.append("  ").append(badge, Style(reverse=True, bold=True))
-        self.query_one("#status", Static).update(line)
+        self.query_one("#status", Static).update(line, layout=False)
 
     def _speaker(self) -> str:
         return "model" if self.model is None else Path(self.model.name).stem

@@ -301,8 +301,10 @@ class ConfidenceText(ScrollView, can_focus=True):
     def notify_style_update(self) -> None:
         """The theme or the focus changed."""
         super().notify_style_update()
-        self._palette = None
+        before, self._palette = self._palette, None
         self._strips.clear()
+        if before is not None and before != self._styles():
+            self.post_message(self.Restyled())
 
     def selection_updated(self, selection: Selection | None) -> None:
         """Text was selected with the mouse."""

@@ -61,7 +61,7 @@ class GenerateScreen(WritingScreen):
             with Vertical(id="side"):
                 yield Inspector(ascii_only=plain)
                 yield SamplerSettings()
-        yield Footer()
+        yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         self.prompt.border_title = "prompt"
@@ -221,7 +221,8 @@ class GenerateScreen(WritingScreen):
     def show_state(self) -> None:
         model = self.model or self.slim.session.open_model
         name = "no model" if model is None else safe_line(model.name)
-        self.text.border_title = Text(self.joined(name, *measures(self.logprobs, self.speed)))
+        few = self.has_class("-narrow")
+        self.text.border_title = Text(self.joined(name, *measures(self.logprobs, self.speed, few)))
         if self.writing is not None:
             held = "; training waits" if self.writing.holds_training else ""
             self.say(self.doing() + held)

@@ -76,12 +76,15 @@ def described_keys(about: Screen[Any], app: App[Any]) -> Iterator[tuple[str, str
         keys = found.setdefault((group, binding.action, words), [])
         key = app.get_key_display(binding) if binding.key_display is None else binding.key_display
         display = KEY_NAMES.get(binding.key, key)
+        for arrow, name in ARROWS.items():
+            display = display.replace(arrow, name)
         if display not in keys:
             keys.append(display)
     for (group, _, words), keys in found.items():
         yield group, ", ".join(keys), words
 
 
+ARROWS = {"←": "Left", "→": "Right", "↑": "Up", "↓": "Down"}  # which not every terminal has
 KEY_NAMES = {
     "question_mark": "?",
     "escape": "Esc",

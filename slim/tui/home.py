@@ -52,7 +52,7 @@ class EntryTable(DataTable[Content]):
     """Models and runs; Enter opens."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select_cursor", "Open"),
+        Binding("enter", "select_cursor", "Open", key_display="Enter"),
     ]
 
 

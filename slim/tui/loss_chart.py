@@ -27,6 +27,7 @@ LEAST_STEPS = 8.0  # of a window: closer there is nothing to see
 OPENING_SHARE = 0.03  # of the run, whose losses may lie above the chart
 MARGIN = 0.04  # of the range of values, above and below
 WIDE = 86  # cells in which the legend is whole
+NO_LOSS = "The loss appears here with the first step."
 RUN_COLORS = ("line", "second", "third", "fourth")
 
 
@@ -220,6 +221,8 @@ class LossChart(Widget, can_focus=True):
         width, height = self._plot_width, self._plot_height
         if width < 4:
             return []
+        if all(run.last_step == 0 for run in self.runs):
+            return self._nothing_yet()
         glyphs = self.glyphs
         first, last = self._steps()
         across, down = width * glyphs.across, height * glyphs.down
@@ -252,6 +255,15 @@ class LossChart(Widget, can_focus=True):
         codes, owner = cells(layers, glyphs)
         self._mark(codes, owner, styles, first, last, low, high)
         return self._strips(codes, owner, styles, first, last, low, high)
+
+    def _nothing_yet(self) -> list[Strip]:
+        """A sentence in the middle: axes without a curve would only pretend."""
+        width, height = self.size
+        style = self._style("label") + Style(italic=True)
+        lines = [Strip.blank(width, self.rich_style)] * height
+        text = NO_LOSS.center(width)[:width]
+        lines[height // 2] = Strip([Segment(text, style)], width)
+        return lines
 
     def _columns(
         self, run: RunView, first: float, last: float, across: int
@@ -336,12 +348,12 @@ class LossChart(Widget, can_focus=True):
                 Segment(f"{text:>{LABEL - 1}}"[: LABEL - 1], label),
                 Segment(wall if mark is None else notch, axis),
             ]
+            shown = codes[row].astype("<u4").tobytes().decode("utf-32-le")
             borders = np.flatnonzero(np.diff(owner[row])) + 1
             begin = 0
             for end in (*borders.tolist(), columns):
                 who = int(owner[row, begin])
-                shown = "".join(map(chr, codes[row, begin:end].tolist()))
-                segments.append(Segment(shown, base if who < 0 else styles[who]))
+                segments.append(Segment(shown[begin:end], base if who < 0 else styles[who]))
                 begin = end
             strips.append(Strip(segments, LABEL + columns))
         strips.append(self._axis(first, last, columns, axis, label))

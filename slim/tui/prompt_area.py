@@ -24,6 +24,7 @@ class PromptArea(TextArea):
 
     DEFAULT_CSS = """
     PromptArea { height: auto; max-height: 7; min-height: 3; }
+    PromptArea .text-area--placeholder { color: $foreground 65%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+j", "new_line", "new line", show=False),

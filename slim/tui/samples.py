@@ -81,12 +81,12 @@ class Samples(Vertical):
         then = earlier[self.chosen] if earlier else None
         cast("SampleText", self.query_one("#now")).show(latest)
         cast("SampleText", self.query_one("#then")).show(then)
-        self.query_one("#when-now", Static).update(_when(latest, "now"))
+        self.query_one("#when-now", Static).update(_when(latest, "now"), layout=False)
         words = _when(then, "then")
         if len(earlier) > 1:
             hint = f"   {self.chosen + 1} of {len(earlier)}, [ and ] choose"
             words = Content.assemble(words, (hint, "$secondary 70%"))
-        self.query_one("#when-then", Static).update(words)
+        self.query_one("#when-then", Static).update(words, layout=False)
 
     @staticmethod
     def earlier(view: RunView) -> list[Sample]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from textual.theme import Theme
 
 DARK = Theme(
@@ -34,3 +36,16 @@ LIGHT = Theme(
     dark=False,
     variables={"footer-key-foreground": "#a35c00", "block-cursor-text-style": "bold"},
 )
+
+# Among sixteen colours brown is yellow on most terminals, and not to be read on white.
+LIGHT_OF_SIXTEEN = dataclasses.replace(
+    LIGHT,
+    accent="#aa00aa",
+    warning="#aa00aa",
+    variables={**LIGHT.variables, "footer-key-foreground": "#aa00aa"},
+)
+
+
+def light(color_system: str | None) -> Theme:
+    """The light theme for what a terminal can show, as Rich names it."""
+    return LIGHT_OF_SIXTEEN if color_system == "standard" else LIGHT

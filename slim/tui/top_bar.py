@@ -22,7 +22,8 @@ class Tab(Static):
 
     def __init__(self, number: int, page: str, title: str, current: bool) -> None:
         super().__init__(
-            Content.assemble((f"{number} ", "dim"), title), classes="-current" if current else ""
+            Content.assemble((f"{number} ", "$secondary"), title),
+            classes="-current" if current else "",
         )
         self.page = page
 
@@ -67,4 +68,4 @@ class TopBar(Horizontal):
         text = app.doing()
         if text != self._shown and self.is_mounted:
             self._shown = text
-            self.query_one("#doing", Static).update(Content(safe_line(text)))
+            self.query_one("#doing", Static).update(Content(safe_line(text)), layout=False)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from slim.tui.app import SlimApp
     from slim.tui.run_follower import FollowedRun
 
-SECONDS_BETWEEN_CHARTS = 0.5
+SECONDS_BETWEEN_CHARTS = 1.0
+SECONDS_BETWEEN_NUMBERS = 0.5  # of the status line, where only they are new
 SECONDS_BETWEEN_GAUGES = 1.0
 LEVELS = {"info": "", "good": "green", "warning": "yellow", "error": "bold red"}
 
@@ -95,8 +96,11 @@ class TrainScreen(Screen[None]):
         self._shown_view: RunView | None = None
         self._form_wanted = False
         self._chart_at = self._gauges_at = 0.0
-        self._status: object = None
+        self._status: tuple[object, ...] | None = None
+        self._status_at = 0.0
+        self._notice_shown: Content | None = None
         self._log_version = 0
+        self._memory: int | None = None  # of the process that trains, as far as it was known
 
     @property
     def slim_app(self) -> SlimApp:
@@ -175,6 +179,7 @@ class TrainScreen(Screen[None]):
         if run is not self._shown or run.view is not self._shown_view:
             self._shown, self._shown_view = run, run.view
             self._status = None
+            self._memory = None
             self._log_version = 0
             self.query_one(RichLog).clear()
             self.chart.set_runs([one.view for one in self.slim_app.session.watched])
@@ -218,7 +223,8 @@ class TrainScreen(Screen[None]):
                 memory = memory_of(None if isinstance(run, LocalRun) else run.trainer)
             if memory is not None:
                 view.memory.add(float(memory))
-            self.query_one(Gauges).show(view, memory)
+            self._memory = memory or self._memory
+            self.query_one(Gauges).show(view, self._memory)
         self.samples.show(view)
         self._draw_log(view)
 
@@ -238,16 +244,23 @@ class TrainScreen(Screen[None]):
         stopping = isinstance(run, LocalRun) and run.control.stop
         saving = isinstance(run, LocalRun) and run.control.save_now
         state = (view.version, run.training, run.paused, stopping, saving, self.size.width)
-        if state == self._status:
+        before, clock = self._status, time.monotonic()
+        if state == before:
             return
-        before, self._status = self._status, state
-        if before is None or before[1:5] != state[1:5]:  # type: ignore[index]
+        changed = before is None or before[1:] != state[1:]
+        if not changed and clock - self._status_at < SECONDS_BETWEEN_NUMBERS:
+            return
+        self._status, self._status_at = state, clock
+        if before is None or before[1:5] != state[1:5]:
             self.refresh_bindings()
-        self.query_one("#status", Static).update(self._status_line(run, stopping, saving))
+        # A new layout of the screen costs more than all that is drawn, and none of these lines changes its size.
+        line = self._status_line(run, stopping, saving)
+        self.query_one("#status", Static).update(line, layout=False)
         notice = self._notice(run)
         self.set_class(notice is not None, "-notice")
-        if notice is not None:
+        if notice is not None and notice != self._notice_shown:
             self.query_one("#notice", Static).update(notice)
+        self._notice_shown = notice
 
     def _status_line(self, run: LocalRun | FollowedRun, stopping: bool, saving: bool) -> Content:
         view = run.view

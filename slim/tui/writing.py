@@ -6,6 +6,7 @@ the text is of one version of them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,16 +25,22 @@ class Writing:
         make: Callable[[Callable[[], bool]], Iterator[Any]],
     ) -> None:
         self._stopping = False
-        # What a person has paused stays paused afterwards.
-        self._held = training if training is not None and not training.paused else None
-        if self._held is not None:
-            self._held.pause()
-        self._job = engine.submit(make(lambda: self._stopping))
+        self._held = [] if training is None else [training]
+        if training is not None:
+            training.hold()
+        self._job = engine.submit(self._events(make))
+
+    def _events(self, make: Callable[[Callable[[], bool]], Iterator[Any]]) -> Iterator[Any]:
+        """In the engine thread: training goes on the moment the text is whole, read or not."""
+        try:
+            yield from make(lambda: self._stopping)
+        finally:
+            self._release()
 
     @property
     def holds_training(self) -> bool:
-        """Whether training waits for this text."""
-        return self._held is not None
+        """Whether training would go on if it were not for this text."""
+        return any(not job.paused for job in self._held)
 
     @property
     def stopping(self) -> bool:
@@ -67,6 +74,6 @@ class Writing:
         self._release()
 
     def _release(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            held.resume()
+        # From both threads, in whatever order: only one of them gets the job out of the list.
+        with contextlib.suppress(IndexError):
+            self._held.pop().let_go()

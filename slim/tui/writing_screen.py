@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from slim.tui.app import SlimApp
     from slim.tui.session import OpenModel
 
+SOON_SECONDS = 0.02  # a token takes a few milliseconds
 NO_MODEL = "no model is open: o opens one, 1 lists them"
 
 
-def measures(logprobs: Sequence[float], tokens_per_second: float) -> list[str]:
-    """How much, how fast and how sure, in a few words each."""
+def measures(logprobs: Sequence[float], tokens_per_second: float, few: bool = False) -> list[str]:
+    """How much, how fast and how sure, in a few words each; where there is room for `few`, without the perplexity."""
     count = len(logprobs)
     if not count:
         return []
@@ -38,8 +39,11 @@ def measures(logprobs: Sequence[float], tokens_per_second: float) -> list[str]:
     words = ["1 token" if count == 1 else f"{count:,} tokens"]
     if tokens_per_second:
         words.append(f"{tokens_per_second:,.0f} tokens/s")
-    perplexity = min(math.exp(min(-mean, 700.0)), 1e300)
-    return [*words, f"typical p {probability(math.exp(mean))}", f"perplexity {perplexity:.3g}"]
+    words.append(f"typical p {probability(math.exp(mean))}")
+    if not few:
+        perplexity = min(math.exp(min(-mean, 700.0)), 1e300)
+        words.append(f"perplexity {perplexity:.3g}")
+    return words
 
 
 class WritingScreen(Screen[None]):
@@ -152,8 +156,8 @@ class WritingScreen(Screen[None]):
         """The text is whole."""
 
     def noted(self, note: Note) -> None:
-        """Something a person should know came up: it is told once."""
-        if note.text not in self._told:
+        """Something a person should know came up: it is told once, and not of a model that is still in training."""
+        if note.text not in self._told and (self.model is None or self.model.path is not None):
             self._told.add(note.text)
             self.notify(safe_line(note.text), markup=False, timeout=8)
 
@@ -262,7 +266,7 @@ class WritingScreen(Screen[None]):
         self.inspector.show(token, vocab_size, by_hand)
 
     def _show_legend(self) -> None:
-        self.query_one("#legend", Static).update(self.text.legend())
+        self.query_one("#legend", Static).update(self.text.legend(), layout=False)
 
     def on_confidence_text_restyled(self) -> None:
         self._show_legend()
@@ -283,6 +287,7 @@ class WritingScreen(Screen[None]):
             self.writing.stop()
             self.poll()
             self.show_state()
+            self.set_timer(SOON_SECONDS, self.poll)
         elif isinstance(self.focused, (Input, TextArea, Inspector)):
             self.text.focus()
         else:

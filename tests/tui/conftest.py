@@ -18,6 +18,7 @@ def _own_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LANG", "C.UTF-8")
     monkeypatch.delenv("LC_ALL", raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("slim.tui.app.SECONDS_BEFORE_PREPARING", 3600.0)  # no test is that long
 
 
 @pytest.fixture

@@ -111,11 +111,11 @@ def with_dashboard(
 
 async def until(pilot: Pilot[Any], true: Callable[[], bool]) -> None:
     """Let the program go on until something holds."""
-    for _ in range(4000):  # the machine may be busy
+    for _ in range(500):  # the machine may be busy
         if true():
             return
         await pilot.pause(0.02)
-    raise AssertionError("it did not come to that")
+    raise AssertionError(f"it did not come to that:\n{screen_text(pilot.app)}")  # type: ignore[arg-type]
 
 
 def screen_text(app: SlimApp) -> str:

@@ -466,6 +466,10 @@ async def test_nothing_but_ascii_where_the_locale_has_no_more(
         await wait_for(pilot, lambda: "a story of step 20" in shown(app))
         chart = "\n".join(line[:70] for line in shown(app).splitlines()[1:-1])
         assert chart.isascii(), chart
+        await pilot.resize_terminal(80, 24)
+        await pilot.press("question_mark")  # longer than the screen: it has a scroll bar
+        await wait_for(pilot, lambda: "On this screen" in shown(app))
+        assert shown(app).isascii(), shown(app)
 
 
 async def test_hostile_text_acts_nowhere(tmp_path: Path, compute: Engine) -> None:

@@ -222,10 +222,10 @@ def test_training_waits_for_the_reply_and_a_badge_says_so(monkeypatch: pytest.Mo
         screen.prompt.text = "Hi"
         await pilot.press("enter")
         await until(pilot, lambda: LONG[:3] in screen.text.text)
-        assert job.paused and "training waits at step" in screen_text(app)
+        assert job.held and "training waits at step" in screen_text(app)
         await pilot.press("escape")
         await until(pilot, lambda: screen.writing is None)
-        assert not job.paused and "training waits" not in screen_text(app)
+        assert not job.held and "training waits" not in screen_text(app)
         job.cancel(wait=False)
 
     parrot, model = chatting(monkeypatch, LONG)
