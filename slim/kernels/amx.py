@@ -20,7 +20,7 @@ from numba.core import cgutils
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from slim.kernels.emit import BFLOAT, F32, I8, I16, I32, I64, VOID
+from slim.kernels.emit import BFLOAT, F32, I8, I16, I32, I64, VOID, Places, const, function
 
 TILE = 16  # rows of a tile; units of k, or columns, in one of its rows
 BLOCK_ROWS = 2 * TILE  # of `multiply_block`, which also has so many columns
@@ -52,10 +52,6 @@ BYTES = I8.as_pointer()
 _SHAPES = bytes([1] + [0] * 15 + [64, 0] * 8 + [0] * 16 + [TILE] * 8 + [0] * 8)
 
 
-def _function(builder, name, *arguments):
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(VOID, arguments), f"llvm.x86.{name}")
-
-
 @intrinsic
 def _begin_tiles(typing_context):
 
@@ -63,7 +59,7 @@ def _begin_tiles(typing_context):
         if HAS_AMX:
             shapes = ir.Constant(ir.ArrayType(I8, 64), bytearray(_SHAPES))
             place = cgutils.global_constant(b.module, "slim_amx_shapes", shapes)
-            b.call(_function(b, "ldtilecfg", BYTES), [b.bitcast(place, BYTES)])
+            b.call(function(b, "x86.ldtilecfg", VOID, BYTES), [b.bitcast(place, BYTES)])
         return context.get_dummy_value()
 
     return types.void(), codegen
@@ -74,7 +70,7 @@ def _end_tiles(typing_context):
 
     def codegen(context, b, signature, arguments):
         if HAS_AMX:
-            b.call(_function(b, "tilerelease"), [])
+            b.call(function(b, "x86.tilerelease", VOID), [])
         return context.get_dummy_value()
 
     return types.void(), codegen
@@ -106,17 +102,12 @@ def _make_block(tile_rows: int):
         i = types.intp
 
         def codegen(context, b, sig, args):
-            c_array, c_start, ldc, a_array, a_start, a_row, b_array, b_start, b_k, K, accumulate = args
+            _, c_start, ldc, _, a_start, a_row, _, b_start, b_k, K, accumulate = args
             narrow = sig.args[0].dtype != types.float32
-            load, store = (_function(b, name, I8, BYTES, I64) for name in ("tileloadd64", "tilestored64"))
-            multiply, clear = _function(b, "tdpbf16ps", I8, I8, I8), _function(b, "tilezero", I8)
+            load, store = (function(b, f"x86.{name}", VOID, I8, BYTES, I64) for name in ("tileloadd64", "tilestored64"))
+            multiply, clear = function(b, "x86.tdpbf16ps", VOID, I8, I8, I8), function(b, "x86.tilezero", VOID, I8)
 
-            def const(n):
-                return ir.Constant(I64, n)
-
-            def base(which, value, start, element):
-                data = context.make_array(sig.args[which])(context, b, value).data
-                return b.gep(b.bitcast(data, element.as_pointer()), [start])
+            places = Places(context, b, sig, args)
 
             def at(pointer, *offsets):
                 for offset in offsets:
@@ -128,12 +119,12 @@ def _make_block(tile_rows: int):
 
             sums = {cell: tile(n) for n, cell in enumerate(cells)}
             rows_of_a, columns_of_b = [tile(4), tile(5)], [tile(6), tile(7)]
-            a_base, b_base = base(3, a_array, a_start, I32), base(6, b_array, b_start, I32)
+            a_base, b_base = places.at(3, a_start, I32), places.at(6, b_start, I32)
             if narrow:  # sums are rounded from a block in the first-level cache
                 c_base, width = cgutils.alloca_once(b, ir.ArrayType(F32, 2 * TILE * TILE * tile_rows)), const(2 * TILE)
                 c_base = b.bitcast(c_base, F32.as_pointer())
             else:
-                c_base, width = base(0, c_array, c_start, F32), ldc
+                c_base, width = places.at(0, c_start, F32), ldc
             c_bytes, a_bytes, b_bytes = (b.mul(stride, const(4)) for stride in (width, a_row, b_k))
             c_place = {(r, v): at(c_base, b.mul(width, const(TILE * r)), const(TILE * v)) for r, v in cells}
             if narrow:
@@ -168,7 +159,7 @@ def _make_block(tile_rows: int):
             for cell in cells:
                 b.call(store, [sums[cell], c_place[cell], c_bytes])
             if narrow:
-                target = base(0, c_array, c_start, I16)
+                target = places.at(0, c_start, I16)
                 with cgutils.for_range(b, const(TILE * tile_rows)) as row:
                     _round_row(b, b.gep(target, [b.mul(row.index, ldc)]), b.gep(c_base, [b.mul(row.index, width)]))
             return context.get_dummy_value()
@@ -187,17 +178,12 @@ def multiply_few_rows(typing_context, C, c_start, ldc, rows, A, a_start, a_row, 
     i = types.intp
 
     def codegen(context, b, sig, args):
-        c_array, c_start, ldc, rows, a_array, a_start, a_row, b_array, b_start, b_k, K, accumulate = args
+        _, c_start, ldc, rows, _, a_start, a_row, _, b_start, b_k, K, accumulate = args
         narrow = sig.args[0].dtype != types.float32
-        load, store = (_function(b, name, I8, BYTES, I64) for name in ("tileloadd64", "tilestored64"))
-        multiply = _function(b, "tdpbf16ps", I8, I8, I8)
+        load, store = (function(b, f"x86.{name}", VOID, I8, BYTES, I64) for name in ("tileloadd64", "tilestored64"))
+        multiply = function(b, "x86.tdpbf16ps", VOID, I8, I8, I8)
 
-        def const(n):
-            return ir.Constant(I64, n)
-
-        def base(which, value, start, element):
-            data = context.make_array(sig.args[which])(context, b, value).data
-            return b.gep(b.bitcast(data, element.as_pointer()), [start])
+        places = Places(context, b, sig, args)
 
         def room(element, count):
             array = cgutils.alloca_once(b, ir.ArrayType(element, count))
@@ -211,8 +197,8 @@ def multiply_few_rows(typing_context, C, c_start, ldc, rows, A, a_start, a_row, 
             b.store(value, b.bitcast(to, vector.as_pointer())).align = 4
 
         units, sums = ir.VectorType(I32, TILE), ir.VectorType(F32, 2 * TILE)
-        a_base, b_base = base(4, a_array, a_start, I32), base(7, b_array, b_start, I32)
-        c_base = base(0, c_array, c_start, I16 if narrow else F32)
+        a_base, b_base = places.at(4, a_start, I32), places.at(7, b_start, I32)
+        c_base = places.at(0, c_start, I16 if narrow else F32)
         a_room, c_room = room(I32, TILE * TILE), room(F32, 2 * TILE * TILE)
         if not narrow:
             with b.if_then(b.icmp_signed("!=", accumulate, const(0))), cgutils.for_range(b, rows) as row:
@@ -248,10 +234,9 @@ def multiply_few_rows(typing_context, C, c_start, ldc, rows, A, a_start, a_row, 
 def _round_row(b, target, source):
     """32 float32 at `source` as bfloat16 at `target`."""
     wide, narrow = ir.VectorType(F32, TILE), ir.VectorType(BFLOAT, TILE)
-    kind = ir.FunctionType(narrow, [wide])
-    rounding = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512bf16.cvtneps2bf16.512")
+    rounding = function(b, "x86.avx512bf16.cvtneps2bf16.512", narrow, wide)
     for v in range(2):
-        place = [ir.Constant(I64, TILE * v)]
+        place = [const(TILE * v)]
         value = b.load(b.bitcast(b.gep(source, place), wide.as_pointer()))
         value.align = 4
         b.store(b.call(rounding, [value]), b.bitcast(b.gep(target, place), narrow.as_pointer())).align = 2

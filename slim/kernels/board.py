@@ -15,11 +15,10 @@ import platform
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from slim.kernels.emit import I64, VOID
+from slim.kernels.emit import I64, VOID, function
 
 BOARD_SIZE = 32
 TICKET, FINISHED = 0, 16
@@ -66,7 +65,7 @@ def _pause(typing_context):
 
     def codegen(context, b, signature, arguments):
         if platform.machine() in ("x86_64", "AMD64"):
-            b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(VOID, []), "llvm.x86.sse2.pause"), [])
+            b.call(function(b, "x86.sse2.pause", VOID), [])
         return context.get_dummy_value()
 
     return types.void(), codegen

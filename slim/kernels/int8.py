@@ -13,14 +13,14 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import binding, ir
 from numba import njit, prange, types
-from numba.core import cgutils
 from numba.core import config as numba_config
 from numba.extending import intrinsic, register_jitable
 
 from slim.kernels import PARALLEL, SERIAL
 from slim.kernels.elementary import bits_of, float_of
+from slim.kernels.emit import F32, I1, I32, I64, Places, const, function, splat
 from slim.kernels.operand import load
-from slim.kernels.tile import F32, I32, I64, LANES, NR, ROWS, ROWS_PANELS, VECTOR, VECTORS, WIDE
+from slim.kernels.tile import LANES, NR, ROWS, ROWS_PANELS, VECTOR, VECTORS, WIDE
 
 _FEATURES = binding.get_host_cpu_features()
 # The instruction that multiplies bytes by fours and adds: without it 8 bits would be slower than 32.
@@ -63,33 +63,19 @@ def _make_tile(rows: int, panels: int):
         signature = types.void(C, i, i, i, A, i, i, scales, i, i, B, i, i, i)
 
         def codegen(context, b, sig, args):
-            c_array, c_start, c_row, columns, a_array, a_start, a_row = args[:7]
-            s_array, scale_start, scale_row, b_array, b_start, K, accumulate = args[7:]
+            _, c_start, c_row, columns, _, a_start, a_row = args[:7]
+            _, scale_start, scale_row, _, b_start, K, accumulate = args[7:]
 
-            def const(n):
-                return ir.Constant(I64, n)
-
-            def base(which, value, start, element):
-                data = context.make_array(sig.args[which])(context, b, value).data
-                return b.gep(b.bitcast(data, element.as_pointer()), [start])
-
-            def splat(scalar, element):
-                undefined = ir.Constant(ir.VectorType(element, LANES), ir.Undefined)
-                one = b.insert_element(undefined, scalar, ir.Constant(I32, 0))
-                zeros = ir.Constant(INTEGERS, [0] * LANES)
-                return b.shuffle_vector(one, undefined, zeros)
+            places = Places(context, b, sig, args)
 
             def load_vector(pointer, kind):
                 value = b.load(b.bitcast(pointer, kind.as_pointer()))
                 value.align = 4
                 return value
 
-            def function(name, result, *arguments):
-                return cgutils.get_or_insert_function(b.module, ir.FunctionType(result, arguments), name)
-
-            c_base, a_base = base(0, c_array, c_start, F32), base(4, a_array, a_start, I32)
-            s_base, b_base = base(7, s_array, scale_start, F32), base(10, b_array, b_start, I32)
-            dot = function(f"llvm.x86.avx512.vpdpbusd.{32 * LANES}", INTEGERS, INTEGERS, BYTES, BYTES)
+            c_base, a_base = places.at(0, c_start, F32), places.at(4, a_start, I32)
+            s_base, b_base = places.at(7, scale_start, F32), places.at(10, b_start, I32)
+            dot = function(b, f"x86.avx512.vpdpbusd.{32 * LANES}", INTEGERS, INTEGERS, BYTES, BYTES)
             panel = b.mul(b.add(K, const(FOOTER)), const(NR))
             panel_base = [b.gep(b_base, [b.mul(panel, const(p))]) for p in range(panels)]
 
@@ -111,7 +97,7 @@ def _make_tile(rows: int, panels: int):
             for r in range(rows):
                 unit = b.load(b.gep(a_base, [b.add(b.mul(a_row, const(r)), k)]))
                 unit.align = 4
-                a_vector = b.bitcast(splat(unit, I32), BYTES)
+                a_vector = b.bitcast(splat(b, unit, I32, LANES), BYTES)
                 for p in range(panels):
                     for v in range(VECTORS):
                         new.append(b.call(dot, [sums[cells.index((r, p, v))], a_vector, b_vectors[p, v]]))
@@ -124,23 +110,23 @@ def _make_tile(rows: int, panels: int):
             b.position_at_end(done)
             mask_type = ir.VectorType(ir.IntType(1), LANES)
             masked = (VECTOR.as_pointer(), I32, mask_type)
-            masked_load = function(f"llvm.masked.load.v{LANES}f32.p0", VECTOR, *masked, VECTOR)
-            masked_store = function(f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), VECTOR, *masked)
+            masked_load = function(b, f"masked.load.v{LANES}f32.p0", VECTOR, *masked, VECTOR)
+            masked_store = function(b, f"masked.store.v{LANES}f32.p0", ir.VoidType(), VECTOR, *masked)
             lanes = ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
             zero, align = ir.Constant(VECTOR, [0.0] * LANES), ir.Constant(I32, 4)
-            adds = splat(b.icmp_signed("!=", accumulate, const(0)), ir.IntType(1))
+            adds = splat(b, b.icmp_signed("!=", accumulate, const(0)), I1, LANES)
             row_scale = []
             for r in range(rows):
                 scale = b.load(b.gep(s_base, [b.mul(scale_row, const(r))]))
                 scale.align = 4
-                row_scale.append(splat(scale, F32))
+                row_scale.append(splat(b, scale, F32, LANES))
             for p in range(panels):
                 footer = b.gep(panel_base[p], [b.mul(K, const(NR))])
                 for v in range(VECTORS):
                     column_scale = load_vector(b.gep(footer, [const(v * LANES)]), VECTOR)
                     column_sum = load_vector(b.gep(footer, [const(NR + v * LANES)]), INTEGERS)
                     left = b.sub(columns, const((p * VECTORS + v) * LANES))
-                    mask = b.icmp_signed("<", lanes, splat(left, I64))
+                    mask = b.icmp_signed("<", lanes, splat(b, left, I64, LANES))
                     for r in range(rows):
                         place = b.add(b.mul(c_row, const(r)), const((p * VECTORS + v) * LANES))
                         pointer = b.bitcast(b.gep(c_base, [place]), VECTOR.as_pointer())

@@ -10,35 +10,28 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
 from slim.kernels import elementary
-from slim.kernels.tile import F32, I16, I32, I64, LANES, NARROW, NR, VECTOR, VECTORS, round_to_bf16
+from slim.kernels.emit import F32, I16, I32, I64, Places, function, splat
+from slim.kernels.tile import LANES, NARROW, NR, VECTOR, VECTORS, round_to_bf16
 
 INTEGERS = ir.VectorType(I32, LANES)
 LOWEST = np.float32(-1e30)
 
 
-class _Vectors:
+class _Vectors(Places):
     """A builder's view of float32 vectors: places in an array, masks of a row's visible part, and the exponential."""
-
-    def __init__(self, context, builder, signature, arguments) -> None:
-        self.context, self.b, self.signature, self.arguments = context, builder, signature, arguments
 
     def constant(self, value) -> ir.Constant:
         return ir.Constant(VECTOR, [float(np.float32(value))] * LANES)
 
     def splat(self, scalar, element=F32):
-        undefined = ir.Constant(ir.VectorType(element, LANES), ir.Undefined)
-        one = self.b.insert_element(undefined, scalar, ir.Constant(I32, 0))
-        return self.b.shuffle_vector(one, undefined, ir.Constant(INTEGERS, [0] * LANES))
+        return splat(self.b, scalar, element, LANES)
 
     def pointer(self, argument: int, place, element, vector):
-        array = self.context.make_array(self.signature.args[argument])(self.context, self.b, self.arguments[argument])
-        base = self.b.bitcast(array.data, element.as_pointer())
-        return self.b.bitcast(self.b.gep(base, [place]), vector.as_pointer())
+        return self.b.bitcast(self.at(argument, place, element), vector.as_pointer())
 
     def load(self, argument: int, place):
         value = self.b.load(self.pointer(argument, place, F32, VECTOR))
@@ -46,7 +39,7 @@ class _Vectors:
         return value
 
     def narrow(self, value):
-        function = self.function("llvm.x86.avx512bf16.cvtneps2bf16.512", NARROW, VECTOR)
+        function = self.function("x86.avx512bf16.cvtneps2bf16.512", NARROW, VECTOR)
         return self.b.bitcast(self.b.call(function, [value]), ir.VectorType(I16, LANES))
 
     def store_operand(self, argument: int, place, value) -> None:
@@ -66,10 +59,10 @@ class _Vectors:
         self.b.store(pairs, self.pointer(argument, place, I32, wide)).align = 4
 
     def function(self, name, result, *arguments):
-        return cgutils.get_or_insert_function(self.b.module, ir.FunctionType(result, arguments), name)
+        return function(self.b, name, result, *arguments)
 
     def fma(self, x, y, z):
-        return self.b.call(self.function(f"llvm.fma.v{LANES}f32", VECTOR, VECTOR, VECTOR, VECTOR), [x, y, z])
+        return self.b.call(self.function(f"fma.v{LANES}f32", VECTOR, VECTOR, VECTOR, VECTOR), [x, y, z])
 
     def visible(self, i, seen):
         """Which lanes of vector number i lie in the first `seen` numbers of the row."""
@@ -130,7 +123,7 @@ def _row_largest(typing_context, x, start, seen):
             return [b.select(b.fcmp_ordered(">", value, values[0]), value, values[0])]
 
         (largest,) = v.loop(seen, [lowest], body)
-        reduce = v.function(f"llvm.vector.reduce.fmax.v{LANES}f32", F32, VECTOR)
+        reduce = v.function(f"vector.reduce.fmax.v{LANES}f32", F32, VECTOR)
         return b.call(reduce, [largest], fastmath=("nnan",))
 
     return types.float32(x, types.intp, types.intp), codegen
@@ -150,7 +143,7 @@ def _softmax_row(typing_context, to, at, x, start, seen, scale, shift):
             return [b.fadd(values[0], e)]
 
         (total,) = v.loop(seen, [zero], body)
-        reduce = v.function(f"llvm.vector.reduce.fadd.v{LANES}f32", F32, F32, VECTOR)
+        reduce = v.function(f"vector.reduce.fadd.v{LANES}f32", F32, F32, VECTOR)
         return b.call(reduce, [ir.Constant(F32, 0.0), total], fastmath=("reassoc",))
 
     i, f = types.intp, types.float32

@@ -18,7 +18,6 @@ import os
 import numpy as np
 from llvmlite import binding, ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
@@ -32,7 +31,7 @@ from slim.kernels.amx import (
     multiply_half_block,
     tile_units,
 )
-from slim.kernels.emit import BFLOAT, F32, I1, I16, I32, I64
+from slim.kernels.emit import BFLOAT, F32, I1, I16, I32, I64, Places, const, function, splat
 
 
 def _choose_lanes() -> int:
@@ -77,42 +76,27 @@ def _make_tile(rows: int, panels: int, masked: bool):
         signature = types.void(C, i, i, i, A, i, i, i, B, i, i, i, i, i)
 
         def codegen(context, b, sig, args):
-            c_array, c_start, ldc, columns, a_array, a_start, a_row, a_k = args[:8]
-            b_array, b_start, b_k, b_panel, K, accumulate = args[8:]
+            _, c_start, ldc, columns, _, a_start, a_row, a_k = args[:8]
+            _, b_start, b_k, b_panel, K, accumulate = args[8:]
             paired = sig.args[4].dtype != types.float32
             narrow = sig.args[0].dtype != types.float32
             unit = I32 if paired else F32
             stored, c_element = (NARROW, I16) if narrow else (VECTOR, F32)
             align = ir.Constant(I32, 2 if narrow else 4)
 
-            def const(n):
-                return ir.Constant(I64, n)
-
-            def base(which, value, start, element):
-                data = context.make_array(sig.args[which])(context, b, value).data
-                return b.gep(b.bitcast(data, element.as_pointer()), [start])
-
-            def splat(scalar, element):
-                undefined = ir.Constant(ir.VectorType(element, LANES), ir.Undefined)
-                one = b.insert_element(undefined, scalar, ir.Constant(I32, 0))
-                zeros = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
-                return b.shuffle_vector(one, undefined, zeros)
-
-            def function(name, result, *arguments):
-                return cgutils.get_or_insert_function(b.module, ir.FunctionType(result, arguments), name)
-
-            a_base, b_base = base(4, a_array, a_start, unit), base(8, b_array, b_start, unit)
-            c_base = base(0, c_array, c_start, c_element)
+            places = Places(context, b, sig, args)
+            a_base, b_base = places.at(4, a_start, unit), places.at(8, b_start, unit)
+            c_base = places.at(0, c_start, c_element)
             if paired:
-                dot = function("llvm.x86.avx512bf16.dpbf16ps.512", VECTOR, VECTOR, PAIRS, PAIRS)
+                dot = function(b, "x86.avx512bf16.dpbf16ps.512", VECTOR, VECTOR, PAIRS, PAIRS)
             else:
-                fma = function(f"llvm.fma.v{LANES}f32", VECTOR, VECTOR, VECTOR, VECTOR)
+                fma = function(b, f"fma.v{LANES}f32", VECTOR, VECTOR, VECTOR, VECTOR)
             kind = "bf16" if narrow else "f32"
-            masked_load = function(
-                f"llvm.masked.load.v{LANES}{kind}.p0", stored, stored.as_pointer(), I32, MASK, stored
+            masked_load = function(b,
+                f"masked.load.v{LANES}{kind}.p0", stored, stored.as_pointer(), I32, MASK, stored
             )
-            masked_store = function(
-                f"llvm.masked.store.v{LANES}{kind}.p0", ir.VoidType(), stored, stored.as_pointer(), I32, MASK
+            masked_store = function(b,
+                f"masked.store.v{LANES}{kind}.p0", ir.VoidType(), stored, stored.as_pointer(), I32, MASK
             )
             masks = {}
             if masked:  # columns beyond `columns` belong to somebody else, or to nobody
@@ -120,7 +104,7 @@ def _make_tile(rows: int, panels: int, masked: bool):
                 for p in range(panels):
                     for v in range(VECTORS):
                         left = b.sub(columns, const((p * VECTORS + v) * LANES))
-                        masks[p, v] = b.icmp_signed("<", lane_numbers, splat(left, I64))
+                        masks[p, v] = b.icmp_signed("<", lane_numbers, splat(b, left, I64, LANES))
             zero = ir.Constant(VECTOR, [0.0] * LANES)
             c_row = [b.gep(c_base, [b.mul(ldc, const(r))]) for r in range(rows)]
 
@@ -136,7 +120,7 @@ def _make_tile(rows: int, panels: int, masked: bool):
 
             def store_cell(value, r, p, v):
                 if narrow:
-                    value = b.call(function("llvm.x86.avx512bf16.cvtneps2bf16.512", NARROW, VECTOR), [value])
+                    value = b.call(function(b, "x86.avx512bf16.cvtneps2bf16.512", NARROW, VECTOR), [value])
                 if masked:
                     b.call(masked_store, [value, cell_pointer(r, p, v), align, masks[p, v]])
                 else:
@@ -181,7 +165,7 @@ def _make_tile(rows: int, panels: int, masked: bool):
             for r in range(rows):
                 scalar = b.load(b.gep(a_column, [b.mul(a_row, const(r))]))
                 scalar.align = 4
-                a_vector = splat(scalar, unit)
+                a_vector = splat(b, scalar, unit, LANES)
                 if paired:
                     a_vector = b.bitcast(a_vector, PAIRS)
                 for p in range(panels):

@@ -5,35 +5,29 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from slim.kernels.emit import BFLOAT, F32, I16, I32, I64
+from slim.kernels.emit import BFLOAT, F32, I16, I32, Places, const, function
 
 TILE = 16  # rows and columns of a block: what the tiles of AMX hold, and a vector of AVX-512
 ROW = ir.VectorType(I32, TILE)
 
 
-class _Places:
-    """Vectors in arrays: the argument `which`, at a number of elements of a type."""
+class _Rows(Places):
+    """Vectors in the rows of arrays that are so many elements wide."""
 
-    def __init__(self, context, builder, signature, arguments) -> None:
-        self.context, self.b, self.signature, self.arguments = context, builder, signature, arguments
-
-    def pointer(self, which, first, width, row, element, vector):
-        b, array = self.b, self.context.make_array(self.signature.args[which])
-        data = b.bitcast(array(self.context, b, self.arguments[which]).data, element.as_pointer())
-        place = b.add(first, b.mul(width, ir.Constant(I64, row)))
-        return b.bitcast(b.gep(data, [place]), vector.as_pointer())
+    def _row(self, which, first, width, row, element, vector):
+        place = self.b.add(first, self.b.mul(width, const(row)))
+        return self.b.bitcast(self.at(which, place, element), vector.as_pointer())
 
     def load(self, which, first, width, row, element, vector):
-        value = self.b.load(self.pointer(which, first, width, row, element, vector))
+        value = self.b.load(self._row(which, first, width, row, element, vector))
         value.align = 2
         return value
 
     def store(self, value, which, first, width, row, element):
-        self.b.store(value, self.pointer(which, first, width, row, element, value.type)).align = 2
+        self.b.store(value, self._row(which, first, width, row, element, value.type)).align = 2
 
 
 def _turned(b, rows):
@@ -55,7 +49,7 @@ def _turn_tile(typing_context, to, at, to_row, x, start, x_row):
     i = types.intp
 
     def codegen(context, b, signature, arguments):
-        places = _Places(context, b, signature, arguments)
+        places = _Rows(context, b, signature, arguments)
         _, at, to_row, _, start, x_row = arguments
         rows = _turned(b, [places.load(3, start, x_row, r, I32, ROW) for r in range(TILE)])
         for r in range(TILE):
@@ -70,26 +64,24 @@ def _pack_tile(typing_context, forward, at, backward, back_at, panel_row, weight
     i = types.intp
 
     def codegen(context, b, signature, arguments):
-        places = _Places(context, b, signature, arguments)
+        places = _Rows(context, b, signature, arguments)
         _, at, _, back_at, panel_row, _, start, K = arguments
         paired = signature.args[0].dtype != types.float32
         floats = ir.VectorType(F32, TILE)
         if paired:
             narrow = ir.VectorType(BFLOAT, TILE)
-            rounding = cgutils.get_or_insert_function(
-                b.module, ir.FunctionType(narrow, [floats]), "llvm.x86.avx512bf16.cvtneps2bf16.512"
-            )
+            rounding = function(b, "x86.avx512bf16.cvtneps2bf16.512", narrow, floats)
             rows = []
             for r in range(TILE):
                 halves = []
-                for first in (start, b.add(start, ir.Constant(I64, TILE))):
+                for first in (start, b.add(start, const(TILE))):
                     value = b.call(rounding, [places.load(5, first, K, r, F32, floats)])
                     halves.append(b.bitcast(value, ir.VectorType(I16, TILE)))
                 order = ir.Constant(ir.VectorType(I32, 2 * TILE), list(range(2 * TILE)))
                 rows.append(b.shuffle_vector(*halves, order))
         else:
             rows = [places.load(5, start, K, r, I32, ROW) for r in range(TILE)]
-        with b.if_then(b.icmp_signed(">=", back_at, ir.Constant(I64, 0))):
+        with b.if_then(b.icmp_signed(">=", back_at, const(0))):
             if paired:
                 order = [place for j in range(2 * TILE) for place in (j, 2 * TILE + j)]
                 order = ir.Constant(ir.VectorType(I32, 4 * TILE), order)
