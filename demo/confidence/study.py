@@ -1,7 +1,8 @@
-"""Does confidence mean anything? `python demo/confidence/study.py MODEL TEXT OUT_DIR --corpus TRAIN --outside FILE ...`
+"""Does confidence mean anything? `python demo/confidence/study.py MODEL TEXT OUT_DIR --corpus TRAIN --fresh TEXT_2`
 
 TEXT: held-out documents, of the kind that MODEL was trained on. Writes results.json and figures into OUT_DIR; texts that the
-model wrote are kept in OUT_DIR/cache, so a second run is quick. Even documents choose, odd ones judge what was chosen.
+model wrote are kept in OUT_DIR/cache, so a second run is quick. Even documents choose, odd ones judge what was chosen; the
+documents of TEXT_2 choose nothing at all, and judge whatever can be judged on genuine text.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from figures import curves, intervals
+from fresh import documents_of, genuine_foresight
 from judge import BITS, FiveGram, repeated
 from texts import PROMPT, Texts, prompts_of, read, write
 
@@ -24,19 +26,21 @@ from slim.calibration import Calibration
 from slim.confidence import MIN_TOKENS, PATIENCE, Repetition, sustained
 from slim.confidence_report import as_record, confidence_report
 from slim.config import GenerateConfig
-from slim.corpus import read_corpus
 from slim.foresight import exchanged, foresight
 from slim.model import Model
 from slim.model_file import load_model
 from slim.parameters import Parameters
 from slim.scoring import score_documents
+from slim.tokenizer import Tokenizer
 
 STATISTICS = ("log p", "expected log p", "p", "share of p below .05", "margin")
 WINDOWS = (8, 16, 24, 32)
 CHOSEN = ("expected log p", 24, 0.2)
 CURVE = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 EXCHANGES, DRAWS = 200, 300
+UNTRAINED = 4  # models, each from another seed
 OUTSIDE_TEXTS = 192
+EXACT_TEXTS, EXACT_LENGTH = 24, 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,17 +134,40 @@ def compare(
     return rows
 
 
+def untrained_null(
+    model: Model, eos_id: int, prompts: Sequence[np.ndarray], judge: FiveGram, cache: Path
+) -> dict[str, object]:
+    """Proof 5: the chosen rule on what models write that have learnt nothing, each at its own threshold."""
+    statistic, window, share = CHOSEN
+    nats, stops = [], []
+    for seed, starts in enumerate(prompts):
+        blank = Model(model.config, Parameters(model.config).initialise(seed), model.precision)
+        noise = write(blank, eos_id, starts, 170_000 + 1000 * seed, cache / f"untrained-{seed}.npz")
+        blind = depths_of(noise, statistic, window)
+        nats.append(judge.nats(noise.ids, model.config.vocab_size))
+        stops.append(blind.stops(blind.threshold(share)))
+    each = [own_foresight(*one) for one in zip(nats, stops, strict=True)]
+    pooled = own_foresight([text for one in nats for text in one], np.concatenate(stops))
+    return {**pooled, "each": [[*one["cut"], one["p_value"]] for one in each]}  # type: ignore[misc]
+
+
+def bits_per_byte(texts: Texts, tokenizer: Tokenizer) -> float:
+    """Of the text of genuine documents, their ends not counted."""
+    size = sum(len(tokenizer.decode_bytes(ids)) for ids in texts.ids)
+    return -float(np.concatenate(texts.logprob).sum()) / np.log(2) / size
+
+
 def exactness(path: str, documents: Sequence[np.ndarray], eos_id: int) -> dict[str, float]:
     """Proof 6: the largest difference of p between cached decoding and full forward passes in fp32."""
     exact, _, _ = load_model(path, "fp32")
-    texts = [ids[:120] for ids in documents if ids.size >= 120][:8]
+    texts = [ids[:EXACT_LENGTH] for ids in documents if ids.size >= EXACT_LENGTH][:EXACT_TEXTS]
     p = [np.exp(score_documents(exact, [ids], eos_id).logprob) for ids in texts]
     worst = {}
     for weights in ("fp32", "bf16", "int8"):
         model, _, _ = load_model(path, weights)
         worst[weights] = 0.0
         for ids, expected in zip(texts, p, strict=True):
-            cache = model.new_cache(128)
+            cache = model.new_cache(EXACT_LENGTH + 1)
             logits = model.prefill(cache, np.array([eos_id], np.int32)).astype(np.float64)
             for token_id, right in zip(ids.tolist(), expected, strict=True):
                 mine = np.exp(logits - logits.max())
@@ -184,6 +211,7 @@ def main() -> None:
     parser.add_argument(
         "--corpus", required=True, help="what the judge counts n-grams in: the training text"
     )
+    parser.add_argument("--fresh", help="held-out documents beside TEXT that nothing was chosen by")
     parser.add_argument("--outside", nargs="*", default=[], help="texts of other kinds")
     parser.add_argument(
         "--texts",
@@ -197,23 +225,31 @@ def main() -> None:
     cache.mkdir(exist_ok=True)
     began = time.monotonic()
 
+    results: dict[str, object] = {}
+
     def tell(text: str) -> None:
+        """What comes next; what is known so far is kept, in case that the rest takes too long."""
         sys.stderr.write(f"{time.monotonic() - began:6.0f} s  {text}\n")
+        kept = json.dumps(results, indent=1, default=float)
+        (args.out_dir / "results.json").write_text(kept + "\n", encoding="utf-8")
 
     model, tokenizer, _ = load_model(args.model)
     eos_id, V = tokenizer.eos_id, model.config.vocab_size
     if 1 << BITS < V:
         parser.error(f"the judge knows {1 << BITS:,} ids, but the model has {V:,}")
-    documents = [tokenizer.encode(one) for one in read_corpus(args.text).documents]
+    documents = documents_of(args.text, tokenizer)
     even, odd = documents[0::2], documents[1::2]
-    results: dict[str, object] = {
+    fresh = documents_of(args.fresh, tokenizer) if args.fresh else odd
+    results |= {
         "documents": len(documents),
         "tokens": sum(map(len, documents)),
+        "fresh_documents": len(fresh),
+        "fresh_tokens": sum(map(len, fresh)),
         "texts": args.texts,
     }
 
     tell("the judge")
-    judge = FiveGram([tokenizer.encode(one) for one in read_corpus(args.corpus).documents], eos_id)
+    judge = FiveGram(documents_of(args.corpus, tokenizer), eos_id)
     tell("texts of the model's own")
     choosing = write(model, eos_id, prompts_of(even, args.texts, 1), 10_000, cache / "choosing.npz")
     judging = write(model, eos_id, prompts_of(odd, args.texts, 2), 50_000, cache / "judging.npz")
@@ -225,6 +261,8 @@ def main() -> None:
             model, eos_id, rows, 90_000, cache / f"{Path(path).stem}.npz"
         )
     genuine = read(model, eos_id, even), read(model, eos_id, odd)
+    unseen = read(model, eos_id, fresh)
+    results["bits_per_byte"] = bits_per_byte(unseen, tokenizer)
 
     tell("statistics, on what is there to choose by")
     nats = judge.nats(choosing.ids, V)
@@ -244,15 +282,15 @@ def main() -> None:
     tell("the chosen one, on what is there to judge by")
     statistic, window, share = CHOSEN
     threshold = depths_of(choosing, statistic, window).threshold(share)
-    fresh = depths_of(judging, statistic, window)
-    stop = fresh.stops(threshold)
+    new = depths_of(judging, statistic, window)
+    stop = new.stops(threshold)
     fresh_nats = judge.nats(judging.ids, V)
     results["own"] = {"threshold": threshold, **own_foresight(fresh_nats, stop)}
     results["own_repeats"] = own_foresight([repeated(ids) for ids in judging.ids], stop)
     curve = []
     for one in CURVE:
         at = depths_of(choosing, statistic, window).threshold(one)
-        curve.append({"share": one, **own_foresight(fresh_nats, fresh.stops(at))})
+        curve.append({"share": one, **own_foresight(fresh_nats, new.stops(at))})
     results["curve"] = curve
     curves(
         args.out_dir / "trade-off.svg",
@@ -263,21 +301,14 @@ def main() -> None:
         ],
         ("share of all tokens that is cut off", "nats per token"),
     )
-    half = len(genuine[1].ids)
-    for name, texts in (("genuine_odd", (genuine[1],)), ("genuine_all", genuine)):
-        ahead = foresight(
-            [-one for text in texts for one in text.logprob],
-            np.concatenate([depths_of(text, statistic, window).stops(threshold) for text in texts]),
-        )
-        assert ahead is not None and half
-        results[name] = [
-            ahead.documents,
-            ahead.fired,
-            ahead.difference,
-            ahead.low,
-            ahead.high,
-            ahead.matched,
-        ]
+    for name, read_texts in (
+        ("genuine_odd", (genuine[1],)),
+        ("genuine_fresh", (unseen,)),
+        ("genuine_all", (*genuine, unseen) if args.fresh else genuine),
+    ):
+        fires = [depths_of(one, statistic, window).stops(threshold) for one in read_texts]
+        nats_of_all = [-one for text in read_texts for one in text.logprob]
+        results[name] = genuine_foresight(nats_of_all, np.concatenate(fires))
     results["outside"] = {
         name: float((depths_of(one, statistic, window).stops(threshold) >= 0).mean())
         for name, one in outside.items()
@@ -323,12 +354,8 @@ def main() -> None:
     results["settings"] = settings
 
     tell("an untrained model")
-    untrained = Model(model.config, Parameters(model.config).initialise(0), model.precision)
-    noise = write(untrained, eos_id, prompts_of(odd, 512, 5), 170_000, cache / "untrained.npz")
-    blind = depths_of(noise, statistic, window)
-    results["untrained"] = own_foresight(
-        judge.nats(noise.ids, V), blind.stops(blind.threshold(share))
-    )
+    starts = [prompts_of(odd, 512, 5 + seed) for seed in range(UNTRAINED)]
+    results["untrained"] = untrained_null(model, eos_id, starts, judge, cache)
 
     tell("repetition")
     greedy = write(
@@ -336,13 +363,13 @@ def main() -> None:
         sampler=GenerateConfig(temperature=0.0, repeat_penalty=1.0),
         length=model.config.max_seq_len - PROMPT - 1,
     )
-    results["repetition"] = loops(greedy, documents)
+    results["repetition"] = loops(greedy, [*documents, *fresh] if args.fresh else documents)
 
     tell("exactness")
     results["exactness"] = exactness(args.model, odd, eos_id)
 
     tell("calibration")
-    steps = confidence_report(model, documents, eos_id, calibration)
+    steps = confidence_report(model, fresh, eos_id, calibration)
     while True:
         try:
             next(steps)
@@ -363,8 +390,6 @@ def main() -> None:
         ("confidence", "accuracy"),
         diagonal=True,
     )
-    text = json.dumps(results, indent=1, default=float)
-    (args.out_dir / "results.json").write_text(text + "\n", encoding="utf-8")
     tell("done")
 
 
