@@ -1,8 +1,10 @@
-"""The judge of the study of confidence: its probabilities are probabilities, and it knows its corpus."""
+"""The study of confidence: its judge's probabilities are probabilities, and what it tells of fresh text adds up."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -10,17 +12,24 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-JUDGE = Path(__file__).parent.parent / "demo" / "confidence" / "judge.py"
+from slim.cli import main
+
+STUDY = Path(__file__).parent.parent / "demo" / "confidence"
 VOCABULARY, EOS = 12, 0
 
 
-@pytest.fixture(scope="module")
-def judge() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("confidence_judge", JUDGE)
+def script(name: str) -> ModuleType:
+    """A script of the study as a module."""
+    spec = importlib.util.spec_from_file_location(f"confidence_{name}", STUDY / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def judge() -> ModuleType:
+    return script("judge")
 
 
 def test_the_judge_gives_each_context_one_whole_probability(judge: ModuleType) -> None:
@@ -44,3 +53,40 @@ def test_repeated_marks_what_the_text_had_before(judge: ModuleType) -> None:
         gram = tuple(ids[end - 4 : end].tolist())
         assert mark == (end >= 4 and seen[gram] > 0)
         seen[gram] += end >= 4
+
+
+def test_fresh_text_is_judged_as_a_whole(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, text, out = tmp_path / "model.bin", tmp_path / "text.txt", tmp_path / "out.json"
+    shutil.copy(tiny_model, model)
+    stories = [
+        f"Once there were {n} foxes. They ran and ran, and the sun went down." for n in range(12)
+    ]
+    text.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    assert main(["calibrate", str(model), str(text), "--samples", "8"]) == 0
+    fresh = script("fresh")
+    monkeypatch.setattr("sys.argv", ["fresh.py", str(model), str(out), str(text)])
+    fresh.main()
+    found = json.loads(out.read_text(encoding="utf-8"))["text"]
+    assert found["documents"] == 12
+    assert found["bytes"] == found["tokens"] == sum(map(len, stories))  # a token is a byte
+    assert found["plain"]["nats"] == pytest.approx(np.log(260), abs=0.1)
+    assert 0.0 <= found["plain"]["ece"][1] <= found["plain"]["ece"][2] <= 1.0
+    assert [rule["share"] for rule in found["rules"]] == [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5]
+    fired = [rule["fired"] for rule in found["rules"]]
+    assert fired == sorted(fired)
+
+
+def test_exchanged_stops_show_no_foresight_and_real_ones_do() -> None:
+    fresh, random = script("fresh"), np.random.default_rng(0)
+    nats = [random.exponential(1.0, 160) for _ in range(80)]
+    stop = np.full(80, -1)
+    for i in range(20):
+        stop[i] = 40 + i
+        nats[i][stop[i] :] += 0.5
+    found = fresh.genuine_foresight(nats, stop)
+    mean, low, high = found["exchanged"]
+    assert low < 0.0 < high and abs(mean) < 0.1
+    assert found["difference"] > high and found["p_value"] == pytest.approx(1 / 200)
+    assert fresh.genuine_foresight(nats, np.full(80, -1)) == {"fired": 0, "compared": 0}

@@ -37,7 +37,8 @@ def genuine_foresight(
     """What follows stops in genuine documents, against the same stops exchanged between them, which know nothing."""
     lengths = np.array([one.size for one in nats])
     ahead = foresight(nats, stop)
-    assert ahead is not None
+    if ahead is None:
+        return {"fired": int((stop >= 0).sum()), "compared": 0}
     if not exchanges:
         return asdict(ahead)
     random = np.random.default_rng(0)
@@ -55,8 +56,8 @@ def calibratedness(scores: Scores) -> dict[str, object]:
     random, drawn = np.random.default_rng(0), []
     for _ in range(100):
         picked = random.integers(0, len(sure), len(sure)).tolist()
-        parts = (np.concatenate([values[i] for i in picked]) for values in (sure, right))
-        drawn.append(expected_error(reliability_bins(*parts)))
+        confidence, came = (np.concatenate([of[i] for i in picked]) for of in (sure, right))
+        drawn.append(expected_error(reliability_bins(confidence, came)))
     return {
         "ece": [
             expected_error(reliability_bins(scores.best, correct)),
