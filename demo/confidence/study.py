@@ -19,11 +19,12 @@ import numpy as np
 from figures import curves, intervals
 from fresh import documents_of, genuine_foresight
 from judge import BITS, FiveGram, repeated
+from promises import loops
 from texts import PROMPT, Texts, prompts_of, read, write
 
 from slim.calibrate import calibrate
 from slim.calibration import Calibration
-from slim.confidence import MIN_TOKENS, PATIENCE, Repetition, sustained
+from slim.confidence import MIN_TOKENS, PATIENCE, sustained
 from slim.confidence_report import as_record, confidence_report
 from slim.config import GenerateConfig
 from slim.foresight import exchanged, foresight
@@ -176,32 +177,6 @@ def exactness(path: str, documents: Sequence[np.ndarray], eos_id: int) -> dict[s
     return worst
 
 
-def loops(texts: Texts, genuine: Sequence[np.ndarray]) -> dict[str, object]:
-    """The repetition rule on greedy texts and on genuine ones, against a search for loops of 8 tokens or more."""
-
-    def fires(ids: np.ndarray) -> bool:
-        rule = Repetition()
-        return any(rule.push(token_id) for token_id in ids.tolist())
-
-    def loops_there(ids: np.ndarray) -> bool:
-        return any(
-            np.array_equal(ids[at : at + n], ids[at + n : at + 2 * n])
-            and np.array_equal(ids[at : at + n], ids[at + 2 * n : at + 3 * n])
-            for n in range(8, ids.size // 3 + 1)
-            for at in np.flatnonzero(ids[: ids.size - 3 * n + 1] == ids[n : ids.size - 2 * n + 1])
-        )
-
-    found = [(loops_there(ids), fires(ids)) for ids in texts.ids]
-    return {
-        "greedy": len(found),
-        "with_loops": sum(there for there, _ in found),
-        "stopped": sum(there and fired for there, fired in found),
-        "stopped_without": sum(fired and not there for there, fired in found),
-        "genuine": len(genuine),
-        "genuine_touched": sum(fires(ids) for ids in genuine),
-    }
-
-
 def main() -> None:
     """The whole study."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -256,9 +231,9 @@ def main() -> None:
     outside = {}
     for path in args.outside:
         lines = [line for line in Path(path).read_bytes().splitlines() if len(line) > 40]
-        rows = prompts_of([tokenizer.encode(line) for line in lines], OUTSIDE_TEXTS, 3)
+        starts = prompts_of([tokenizer.encode(line) for line in lines], OUTSIDE_TEXTS, 3)
         outside[Path(path).stem] = write(
-            model, eos_id, rows, 90_000, cache / f"{Path(path).stem}.npz"
+            model, eos_id, starts, 90_000, cache / f"{Path(path).stem}.npz"
         )
     genuine = read(model, eos_id, even), read(model, eos_id, odd)
     unseen = read(model, eos_id, fresh)
@@ -354,8 +329,8 @@ def main() -> None:
     results["settings"] = settings
 
     tell("an untrained model")
-    starts = [prompts_of(odd, 512, 5 + seed) for seed in range(UNTRAINED)]
-    results["untrained"] = untrained_null(model, eos_id, starts, judge, cache)
+    blind_starts = [prompts_of(odd, 512, 5 + seed) for seed in range(UNTRAINED)]
+    results["untrained"] = untrained_null(model, eos_id, blind_starts, judge, cache)
 
     tell("repetition")
     greedy = write(
@@ -363,7 +338,7 @@ def main() -> None:
         sampler=GenerateConfig(temperature=0.0, repeat_penalty=1.0),
         length=model.config.max_seq_len - PROMPT - 1,
     )
-    results["repetition"] = loops(greedy, [*documents, *fresh] if args.fresh else documents)
+    results["repetition"] = loops(greedy.ids, [*documents, *fresh] if args.fresh else documents)
 
     tell("exactness")
     results["exactness"] = exactness(args.model, odd, eos_id)
