@@ -160,6 +160,12 @@ class Workspace:
             size = max(gradient_scratch_size(*shape, workers, dtype) for shape in shapes)
             self.gradient_scratch = empty((workers, size), dtype)
 
+    def release(self) -> None:
+        """Give the memory back: what is left is the shape."""
+        shape = self.B, self.T
+        vars(self).clear()
+        self.B, self.T = shape
+
 
 def _per_layer(count: int, shape: tuple[int, ...], dtype: type, distinct: bool) -> list[np.ndarray]:
     if distinct:

@@ -279,6 +279,7 @@ class TrainingRun:
             model.pack()
         calibration: Calibration | None = None
         if self.plan.config.calibrate:
+            self.trainer.workspace.release()  # no step follows: the calibration needs room of its own
             calibration = yield from self._calibrate()
         yield from self._save_best(calibration=calibration)
 

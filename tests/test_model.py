@@ -335,6 +335,13 @@ def test_workspace_bytes_are_told_before(
     assert workspace_bytes(config, 8, 256, train, precision) == pytest.approx(truth, rel=0.1)
 
 
+def test_a_workspace_that_is_released_holds_nothing_but_its_shape() -> None:
+    workspace = Workspace(ModelConfig(**PRESETS["tiny"]), 2, 16, True)
+    workspace.release()
+    assert vars(workspace) == {"B": 2, "T": 16}
+    assert array_bytes(workspace) == 0
+
+
 def test_a_cache_is_as_large_as_its_tokens() -> None:
     config = ModelConfig(**PRESETS["default"])
     cache = KVCache(config, config.max_seq_len)
