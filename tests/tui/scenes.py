@@ -260,7 +260,8 @@ async def staged(
     async with app.run_test(size=size) as pilot:
         await act(app, pilot)
         seen = [screen_text(app)]
-        while len(seen) < 100 and seen[-4:] != seen[-1:] * 4:
-            await asyncio.sleep(0.1)
+        # The chart is drawn once a second, so what stands still for longer has come to an end.
+        while len(seen) < 100 and seen[-6:] != seen[-1:] * 6:
+            await asyncio.sleep(0.3)
             seen.append(screen_text(app))
         yield app, pilot
