@@ -90,3 +90,34 @@ def test_exchanged_stops_show_no_foresight_and_real_ones_do() -> None:
     assert low < 0.0 < high and abs(mean) < 0.1
     assert found["difference"] > high and found["p_value"] == pytest.approx(1 / 200)
     assert fresh.genuine_foresight(nats, np.full(80, -1)) == {"fired": 0, "compared": 0}
+
+
+def test_a_reader_who_guesses_and_one_who_knows(tmp_path: Path) -> None:
+    blind = script("blind")
+    (tmp_path / "key.json").write_text(json.dumps(["A", "B"] * 10))
+    assert blind.count(tmp_path, "A B " * 10) == {
+        "pairs": 20, "decided": 20, "own_stop_worse": 20,
+        "p": 2.0**-20,
+    }
+    guessed = blind.count(tmp_path, "A A " * 9 + "= =")
+    assert (guessed["decided"], guessed["own_stop_worse"]) == (18, 9)
+    assert 0.5 < guessed["p"] < 0.7
+    with pytest.raises(SystemExit, match="19 answers for 20 pairs"):
+        blind.count(tmp_path, "A " * 19)
+
+
+def test_pairs_are_of_stopped_texts_with_room_behind_their_stops(tmp_path: Path) -> None:
+    blind = script("blind")
+    random = np.random.default_rng(0)
+    lengths = random.integers(20, 120, 60)
+    columns = [[np.zeros(n) for n in lengths] for _ in range(4)]
+    stop = np.where(random.random(60) < 0.7, random.integers(5, 100, 60), -1)
+    texts = blind.Texts(*columns)
+    pairs = blind.pairs_of(texts, stop, random)
+    assert len(pairs) > 5
+    for text, at, other in pairs:
+        assert at == stop[text] >= 0 and stop[other] >= 0
+        assert min(lengths[text], lengths[other]) >= at + blind.AFTER
+        assert abs(stop[other] - at) > blind.AFTER
+    used = [one for text, _, other in pairs for one in (text, other)]
+    assert len(used) == len(set(used))
