@@ -90,13 +90,13 @@ async def test_words_stand_out(
 async def test_without_colour_nothing_is_lost(
     name: str, tmp_path: Path, compute: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for folder in ("first", "other"):
+    for folder in ("folder-a", "folder-b"):
         (tmp_path / folder).mkdir()
-    async with staged(name, (80, 24), tmp_path / "first", compute, monkeypatch) as (app, _):
+    async with staged(name, (80, 24), tmp_path / "folder-a", compute, monkeypatch) as (app, _):
         coloured = screen_text(app)
     monkeypatch.setenv("NO_COLOR", "1")
     engine = Engine()
-    async with staged(name, (80, 24), tmp_path / "other", engine, monkeypatch) as (app, _):
+    async with staged(name, (80, 24), tmp_path / "folder-b", engine, monkeypatch) as (app, _):
         grey = screen_text(app)
         hues = {
             one
@@ -106,5 +106,5 @@ async def test_without_colour_nothing_is_lost(
             if one is not None and not one.is_default and len(set(one.get_truecolor())) > 1
         }
     engine.shut_down()
-    assert coloured.replace("first", "other") == grey
+    assert coloured.replace("folder-a", "folder-b") == grey
     assert not hues, hues
