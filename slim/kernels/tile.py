@@ -305,27 +305,26 @@ def product(C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, 
     With AMX the caller has called `begin_tiles`: whole panels of whole units go to its tiles if A lies row by row.
     """
     whole = tile_units(C, A, K) if HAS_AMX and a_k == 1 and columns == NR else 0
-    if whole == 0:
-        _product_of_vectors(
-            C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, b_k, K, accumulate
-        )
-        return
-    done = 0
-    while rows - done >= BLOCK_ROWS:
-        multiply_block(
-            C, c_start + done * ldc, ldc, A, a_start + done * a_row, a_row, B, b_start, b_k, whole, accumulate
-        )
-        done += BLOCK_ROWS
-    if rows - done >= TILE:
-        multiply_half_block(
-            C, c_start + done * ldc, ldc, A, a_start + done * a_row, a_row, B, b_start, b_k, whole, accumulate
-        )
-        done += TILE
-    if done < rows:
-        multiply_few_rows(
-            C, c_start + done * ldc, ldc, rows - done, A, a_start + done * a_row, a_row, B, b_start, b_k, whole, accumulate
-        )
+    if whole > 0:
+        done = 0
+        while rows - done >= BLOCK_ROWS:
+            multiply_block(
+                C, c_start + done * ldc, ldc, A, a_start + done * a_row, a_row, B, b_start, b_k, whole, accumulate
+            )
+            done += BLOCK_ROWS
+        if rows - done >= TILE:
+            multiply_half_block(
+                C, c_start + done * ldc, ldc, A, a_start + done * a_row, a_row, B, b_start, b_k, whole, accumulate
+            )
+            done += TILE
+        if done < rows:
+            multiply_few_rows(
+                C, c_start + done * ldc, ldc, rows - done, A, a_start + done * a_row, a_row, B, b_start, b_k, whole,
+                accumulate,
+            )  # fmt: skip
+        accumulate = 1
     if whole < K:
         _product_of_vectors(
-            C, c_start, ldc, rows, columns, A, a_start + whole, a_row, a_k, B, b_start + whole * b_k, b_k, K - whole, 1
-        )
+            C, c_start, ldc, rows, columns, A, a_start + whole, a_row, a_k, B, b_start + whole * b_k, b_k, K - whole,
+            accumulate,
+        )  # fmt: skip
