@@ -92,8 +92,13 @@ def test_exchanged_stops_show_no_foresight_and_real_ones_do() -> None:
     assert fresh.genuine_foresight(nats, np.full(80, -1)) == {"fired": 0, "compared": 0}
 
 
-def test_a_reader_who_guesses_and_one_who_knows(tmp_path: Path) -> None:
-    blind = script("blind")
+@pytest.fixture
+def blind(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(STUDY)  # it imports its neighbours
+    return script("blind")
+
+
+def test_a_reader_who_guesses_and_one_who_knows(tmp_path: Path, blind: ModuleType) -> None:
     (tmp_path / "key.json").write_text(json.dumps(["A", "B"] * 10))
     assert blind.count(tmp_path, "A B " * 10) == {
         "pairs": 20, "decided": 20, "own_stop_worse": 20,
@@ -106,8 +111,7 @@ def test_a_reader_who_guesses_and_one_who_knows(tmp_path: Path) -> None:
         blind.count(tmp_path, "A " * 19)
 
 
-def test_pairs_are_of_stopped_texts_with_room_behind_their_stops(tmp_path: Path) -> None:
-    blind = script("blind")
+def test_pairs_are_of_stopped_texts_with_room_behind_their_stops(blind: ModuleType) -> None:
     random = np.random.default_rng(0)
     lengths = random.integers(20, 120, 60)
     columns = [[np.zeros(n) for n in lengths] for _ in range(4)]
