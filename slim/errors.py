@@ -31,7 +31,7 @@ class ModelFileError(SlimError):
     exit_code = 3
 
 
-NO_NUMBER = "the model computed something that is no number: its weights are damaged"
+NO_NUMBER = "the model computed something that is no number: its weights are damaged, so take another copy or train it anew"
 
 
 class SaveError(SlimError):

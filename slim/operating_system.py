@@ -1,11 +1,13 @@
-"""What not every operating system has, in one place: file locks, flags of open files, signals, memory in use.
+"""What not every operating system has, in one place: file locks, flags of open files, signals, memory in use, permissions.
 
 Every other module imports on any system. Where something is missing, what is said of each name holds.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import signal
 import sys
 from types import ModuleType
@@ -69,3 +71,14 @@ def drop_pages(mapped: object) -> None:
 
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def permit_tile_registers() -> bool:
+    """Ask that this process may use the tile registers of Intel's AMX, for which threads need more room; whether it may."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    try:
+        return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
+    except (OSError, AttributeError):
+        return False

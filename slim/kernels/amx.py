@@ -10,9 +10,7 @@ A has to lie row by row. Eight registers make a block of 32 x 32: four tiles of 
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 
 from llvmlite import binding, ir
 from numba import types
@@ -21,15 +19,15 @@ from numba.core import config as numba_config
 from numba.extending import intrinsic
 
 from slim.kernels.emit import BFLOAT, F32, I8, I16, I32, I64, VOID, Places, const, function
+from slim.kernels.turning import TILE
+from slim.operating_system import permit_tile_registers
 
-TILE = 16  # rows of a tile; units of k, or columns, in one of its rows
+# A register is TILE rows of as many units of k, or columns.
 BLOCK_ROWS = 2 * TILE  # of `multiply_block`, which also has so many columns
-_REQUEST_PERMISSION, _TILE_DATA = 0x1023, 18  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
-_SYS_ARCH_PRCTL = 158
 
 
-def _permitted() -> bool:
-    """Whether this process may use the tile registers: Linux gives a thread room for them only when asked to."""
+def _can_use_tiles() -> bool:
+    """Whether this CPU has them, nobody has switched them off, and the system lets this process use them."""
     features = binding.get_host_cpu_features()
     if not (features.get("amx-tile") and features.get("amx-bf16") and features.get("avx512bf16")):
         return False
@@ -37,15 +35,10 @@ def _permitted() -> bool:
         return False
     if numba_config.DISABLE_JIT or numba_config.CPU_NAME is not None:
         return False
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
-        return False
-    try:
-        return ctypes.CDLL(None).syscall(_SYS_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0
-    except (OSError, AttributeError):
-        return False
+    return permit_tile_registers()
 
 
-HAS_AMX = _permitted()
+HAS_AMX = _can_use_tiles()
 
 BYTES = I8.as_pointer()
 # Palette 1, and for each of the eight registers the bytes of a row and the rows.
@@ -54,7 +47,6 @@ _SHAPES = bytes([1] + [0] * 15 + [64, 0] * 8 + [0] * 16 + [TILE] * 8 + [0] * 8)
 
 @intrinsic
 def _begin_tiles(typing_context):
-
     def codegen(context, b, signature, arguments):
         if HAS_AMX:
             shapes = ir.Constant(ir.ArrayType(I8, 64), bytearray(_SHAPES))
@@ -67,7 +59,6 @@ def _begin_tiles(typing_context):
 
 @intrinsic
 def _end_tiles(typing_context):
-
     def codegen(context, b, signature, arguments):
         if HAS_AMX:
             b.call(function(b, "x86.tilerelease", VOID), [])

@@ -25,13 +25,13 @@ from slim.kernels import SERIAL
 from slim.kernels.amx import (
     BLOCK_ROWS,
     HAS_AMX,
-    TILE,
     multiply_block,
     multiply_few_rows,
     multiply_half_block,
     tile_units,
 )
 from slim.kernels.emit import BFLOAT, F32, I1, I16, I32, I64, Places, const, function, splat
+from slim.kernels.turning import TILE
 
 
 def _choose_lanes() -> int:
@@ -92,11 +92,11 @@ def _make_tile(rows: int, panels: int, masked: bool):
             else:
                 fma = function(b, f"fma.v{LANES}f32", VECTOR, VECTOR, VECTOR, VECTOR)
             kind = "bf16" if narrow else "f32"
-            masked_load = function(b,
-                f"masked.load.v{LANES}{kind}.p0", stored, stored.as_pointer(), I32, MASK, stored
+            masked_load = function(
+                b, f"masked.load.v{LANES}{kind}.p0", stored, stored.as_pointer(), I32, MASK, stored
             )
-            masked_store = function(b,
-                f"masked.store.v{LANES}{kind}.p0", ir.VoidType(), stored, stored.as_pointer(), I32, MASK
+            masked_store = function(
+                b, f"masked.store.v{LANES}{kind}.p0", ir.VoidType(), stored, stored.as_pointer(), I32, MASK
             )
             masks = {}
             if masked:  # columns beyond `columns` belong to somebody else, or to nobody
