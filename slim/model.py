@@ -28,7 +28,7 @@ from slim.kernels.attention import (
 )
 from slim.kernels.board import new_board
 from slim.kernels.cross_entropy import cross_entropy
-from slim.kernels.decode import decode_row, decode_rows, decode_work_sizes
+from slim.kernels.decode import decode_rows, decode_work_sizes
 from slim.kernels.embedding import embedding_backward, embedding_forward
 from slim.kernels.int8 import HAS_INT8, pack8, packed_size8
 from slim.kernels.matmul import (
@@ -381,14 +381,13 @@ class Model:
         if tokens.shape != (R,):
             raise ValueError(f"the cache has {R} rows, but got tokens of shape {tokens.shape}")
         self._make_room(R)
-        arguments = (
+        decode_rows(
             self._next_logits[:R], cache.keys, cache.values, *(part[:R] for part in self._work), tokens, cache.length,
             self.parameters.flat, offsets["model.embed_tokens.weight"], offsets["model.norm.weight"],
             self.decode_panels.flat, self._decode_layers, self.decode_panels.head_start, self.cos, self.sin,
             config.n_heads, config.n_kv_heads, config.head_dim, config.hidden_dim, self.eps,
             self._board, min(numba.get_num_threads(), MOST_AT_ONE_TEXT) if R == 1 else numba.get_num_threads(),
         )  # fmt: skip
-        (decode_row if R == 1 else decode_rows)(*arguments)
         cache.length += 1
         return self._next_logits[:R]
 

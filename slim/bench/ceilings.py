@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from slim.aligned import empty, zeros
-from slim.kernels import PARALLEL, REDUCTION
+from slim.kernels import FAST_SUM, PARALLEL
 from slim.kernels.amx import begin_tiles, end_tiles
 from slim.kernels.tile import HAS_BF16, MR, NR, product
 
@@ -46,7 +46,7 @@ def _copy(to: np.ndarray, x: np.ndarray) -> None:
             a[i] = b[i]
 
 
-@njit(**{**_PARALLEL, "fastmath": REDUCTION["fastmath"]})
+@njit(**{**_PARALLEL, "fastmath": FAST_SUM})
 def _read(sums: np.ndarray, x: np.ndarray) -> None:
     """sums (workers,) =   x (workers, n)"""
     for worker in prange(x.shape[0]):

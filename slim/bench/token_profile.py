@@ -31,7 +31,7 @@ from slim.model import Model
 
 TOKEN = "decoded token"
 # The kernel of slim.model, what it calls for a share of the rows, and what that multiplies with.
-KERNEL, ROWS, PRODUCT = "decode_row", "_decode", "_multiply"
+KERNEL, ROWS, PRODUCT = "decode_rows", "_decode", "_multiply"
 # Elsewhere a program may not read it.
 HAS_CYCLE_COUNTER = platform.machine() in ("x86_64", "AMD64")
 Clock = Callable[[], float]

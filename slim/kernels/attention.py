@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from slim.kernels import PARALLEL, SERIAL
+from slim.kernels import INSIDE, PARALLEL
 from slim.kernels.amx import HAS_AMX, begin_tiles, end_tiles
 from slim.kernels.elementary import exp, fill_row, scale_row
 from slim.kernels.matmul import copy_panels, turn_panels
@@ -42,7 +42,7 @@ def attention_scratch_sizes(T: int, D: int) -> tuple[int, int]:
     return sums, operands
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _transpose_panels(to, start, skip, x, width, row, rows, column, D):
     """to[start:] (rows / NR, units of D, NR) = x[row : row + rows, column : column + D] turned over; x flat.
 
@@ -64,7 +64,7 @@ def _transpose_panels(to, start, skip, x, width, row, rows, column, D):
             copy_unit(to, at + d * NR, x, place + d)
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _scores(S, start, a, a_place, a_width, rows, b, b_place, columns, d_units, ahead):
     """S[start:] (rows, BLOCK) = A B^T where row i needs columns up to ahead + i: strips beyond are left undefined."""
     for p in range((columns + NR - 1) // NR):
@@ -76,7 +76,7 @@ def _scores(S, start, a, a_place, a_width, rows, b, b_place, columns, d_units, a
         )  # fmt: skip
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _mix_keys(C, start, weights, w_start, rows, columns, x, x_start, panel_units, D, ahead, accumulate):
     """C[start:] (rows, padded D) (+)= weights (rows, BLOCK) X, with X (columns, D) as panels; row i: up to ahead + i."""
     per = per_unit(x)
@@ -93,7 +93,7 @@ def _mix_keys(C, start, weights, w_start, rows, columns, x, x_start, panel_units
                 )  # fmt: skip
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _mix_queries(C, start, ldc, x, x_start, weights, w_start, rows, columns, D, ahead):
     """C[start:] (D, columns) += X^T weights, with X (rows, D) by _copy_queries and weights (units of rows, BLOCK)
 
@@ -114,7 +114,7 @@ def _mix_queries(C, start, ldc, x, x_start, weights, w_start, rows, columns, D, 
                 )  # fmt: skip
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _copy_queries(to, start, panels, x, width, row, rows, column, D):
     """to[start:] = x[row : row + rows, column : column + D] turned over, in units of rows; `panels`: room for a copy"""
     per = per_unit(x)
@@ -125,7 +125,7 @@ def _copy_queries(to, start, panels, x, width, row, rows, column, D):
         copy_panels(to, start, BLOCK // per, x, width, row, rows, column, D)
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _store_turned(to, start, width, sums, at, ldc, room, keys, D):
     """to[start:] (keys, D), rows `width` apart, = sums[at:] (D, ldc) turned over; `room`: place in sums for BLOCK of them"""
     padded_dim = (D + NR - 1) // NR * NR

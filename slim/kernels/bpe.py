@@ -10,11 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
-from slim.kernels import SERIAL
+from slim.kernels import INSIDE, SERIAL
 from slim.kernels.bpe_heap import heap_pop, heap_push
 from slim.kernels.bpe_train import learn_merges
 from slim.kernels.bpe_words import LENGTH, N_IDS, START, WRITTEN, count_words, gather_words
-from slim.kernels.pretokenize import INSIDE
 
 SYMBOL, NEXT, PREVIOUS = 0, 1, 2  # columns of `links`: one row for each byte of a word
 

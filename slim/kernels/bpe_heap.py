@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from slim.kernels.pretokenize import INSIDE
+from slim.kernels import INSIDE
 
 
 @njit(**INSIDE)

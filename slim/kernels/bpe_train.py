@@ -13,10 +13,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from slim.kernels import SERIAL
+from slim.kernels import INSIDE, SERIAL
 from slim.kernels.bpe_heap import heap_pop, heap_push, heap_replace
 from slim.kernels.bpe_words import COUNT, LENGTH, START
-from slim.kernels.pretokenize import INSIDE
 
 # Columns of `places`, a row for each byte of each word: the symbol there, its neighbours, its word, the pair that begins
 # there, and the places before and after it in the list of that pair.

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from slim.kernels import PARALLEL, SERIAL
-from slim.kernels.pretokenize import INSIDE, first_cut, next_document, word_end
+from slim.kernels import INSIDE, PARALLEL, SERIAL
+from slim.kernels.pretokenize import first_cut, next_document, word_end
 
 # Columns of `words`: where its bytes begin in `texts`, how many, their hash, how often it occurs, and how many ids it has
 # (0: not encoded yet).

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, prange, types
 from numba.extending import overload
 
-from slim.kernels import PARALLEL, SERIAL
+from slim.kernels import INSIDE, PARALLEL
 from slim.kernels.attention import PADDING
 from slim.kernels.board import (
     CHUNK_MASK,
@@ -49,7 +49,7 @@ def decode_work_sizes(dim: int, qkv_columns: int, hidden_dim: int, capacity: int
     return floats, operands + operands % 2, units8(widest) * PER_UNIT
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate):
     """`_columns` with panels of operands."""
     per = per_unit(panels)
@@ -127,7 +127,7 @@ def _prepare_for_kind(rows8, scales8, x, x_start, x_row, first, stop, K, panels)
     return lambda rows8, scales8, x, x_start, x_row, first, stop, K, panels: None
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _product(layers, number, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_attended):
     """Of the product `number` of a token: where its result, its row and its panels begin, N, K, and whether it adds."""
     layer, which = number // PER_LAYER, number % PER_LAYER
@@ -143,7 +143,7 @@ def _product(layers, number, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_att
     return 0, 0, start, C, F, 1
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _multiply(
     board, number, y, y_row, x, x_row, first, stop, panels, layers, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_attended,
     rows8, scales8,
@@ -171,7 +171,7 @@ def _multiply(
         pause()
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _help(board, logits, work, x, panels, layers, head, C, F, qkv_columns, rows8, scales8):
     """Take chunks from the board for one text until it is closed, or nothing has come for long."""
     V = logits.shape[1]
@@ -203,7 +203,7 @@ def _help(board, logits, work, x, panels, layers, head, C, F, qkv_columns, rows8
             idle = 0
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _norm(y, y_start, x, x_start, weights, w_start, C, eps):
     """y = x * rstd * weight as an operand, one row (see rmsnorm.py)."""
     row, weight = x[x_start : x_start + C], weights[w_start : w_start + C]
@@ -212,7 +212,7 @@ def _norm(y, y_start, x, x_start, weights, w_start, C, eps):
         store(y, y_start + c, row[c] * scale * weight[c])
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _rotate(work, at, cos, sin, position, heads, half):
     """RoPE of `heads` heads from `at` on (see rope.py)."""
     c, s = cos[position], sin[position]
@@ -225,7 +225,7 @@ def _rotate(work, at, cos, sin, position, heads, half):
             second[i] = y * c[i] + x * s[i]
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _keep(keys, values, work, at, position, C, G, D, padded, per):
     """The key and value of each head, behind the query in `work`, into the panels of the cache."""
     k_at = position // NR * NR * D + position % NR * per
@@ -237,7 +237,7 @@ def _keep(keys, values, work, at, position, C, G, D, padded, per):
             store(value, v_at + d // NR * NR * padded + d % NR * per, work[at + C + (G + g) * D + d])
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _attend(rounded, at, weights, attended, work, scores, keys, values, position, H, G, D, padded, per):
     """What the query at `at` of `rounded` (C,) finds in the cache up to `position`, to `attended` of `rounded`."""
     D_units = D // per
@@ -262,7 +262,7 @@ def _attend(rounded, at, weights, attended, work, scores, keys, values, position
                 store(rounded, attended + h * D + d + j, found[j] * share)
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _decode(
     board, first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding,
     final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
@@ -329,28 +329,6 @@ def _decode(
 
 
 @njit(**PARALLEL)
-def decode_row(
-    logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding, final_norm, panels,
-    layers, head, cos, sin, H, G, D, F, eps, board, workers,
-):  # fmt: skip
-    """`decode_rows` for one text, with a board (see board.py) for more than one worker."""
-    qkv_columns = (H + 2 * G) * D
-    shared = board if workers > 1 else board[:0]
-    post(board, TICKET, NOTHING_YET)
-    for worker in prange(workers):
-        if worker == 0:
-            _decode(
-                shared, 0, 1, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters,
-                embedding, final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
-            )  # fmt: skip
-            post(board, TICKET, CLOSED)
-        else:
-            _help(
-                board, logits, work, rounded, panels, layers, head, H * D, F, qkv_columns, quantized.reshape(-1), scales
-            )
-
-
-@njit(**PARALLEL)
 def decode_rows(
     logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding, final_norm, panels,
     layers, head, cos, sin, H, G, D, F, eps, board, workers,
@@ -361,14 +339,23 @@ def decode_rows(
     tokens (R,) int32   parameters (n,): the flat array, with the embedding table from `embedding`, the final norm from
     `final_norm` on   panels (m,): forward panels; `layers` (L, 6) int64 says where each layer's begin, `head` where the
     head's do   cos, sin (S, D/2)   keys, values and rounded are operands, panels too, or int8 (see int8.py)
-    board: for `decode_row` alone
+    board: by which all but the first of the workers help with a single text
     """
     R = logits.shape[0]
     share = (R + workers - 1) // workers
+    shared = board if R == 1 and workers > 1 else board[:0]
+    post(board, TICKET, NOTHING_YET)
     for worker in prange(workers):
         first, stop = worker * share, min(R, (worker + 1) * share)
         if first < stop:
             _decode(
-                board[:0], first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters,
+                shared, first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters,
                 embedding, final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
+            )  # fmt: skip
+            if shared.size > 0:
+                post(board, TICKET, CLOSED)
+        elif R == 1:
+            _help(
+                board, logits, work, rounded, panels, layers, head, H * D, F, (H + 2 * G) * D, quantized.reshape(-1),
+                scales,
             )  # fmt: skip

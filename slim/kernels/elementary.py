@@ -13,7 +13,7 @@ from numba import njit, types
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from slim.kernels import REDUCTION, SERIAL
+from slim.kernels import INSIDE, INSIDE_SUM
 
 LOG2_E = np.float32(1.4426950408889634)
 # ln 2 in two parts: the first has few enough bits that n * LN2_HIGH is exact.
@@ -82,7 +82,7 @@ else:
     _power_of_two, float_of, bits_of = _power_of_two_bits, _float_of_bits, _bits_of_float
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def exp(x):
     """e^x for float32 x within 2e-7 relative; x below -87 gives e^-87 (1e-38), above 88 e^88."""
     x = min(max(x, EXP_LOWEST), EXP_HIGHEST)
@@ -101,7 +101,7 @@ def exp(x):
 # loop turned into vector code (Numba wraps a negative index around). That makes them 5 to 10 times faster.
 
 
-@njit(**{**REDUCTION, "cache": False})
+@njit(**INSIDE_SUM)
 def row_sum(x, start, n):
     """Sum of x[start : start + n]."""
     row = x[start : start + n]
@@ -111,7 +111,7 @@ def row_sum(x, start, n):
     return total
 
 
-@njit(**{**REDUCTION, "cache": False})
+@njit(**INSIDE_SUM)
 def dot(x, x_start, y, y_start, n):
     """Inner product of n elements of x and y."""
     a, b = x[x_start : x_start + n], y[y_start : y_start + n]
@@ -121,13 +121,13 @@ def dot(x, x_start, y, y_start, n):
     return total
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _ordered(bits):
     """Bits of a float32 as an integer that is ordered as the numbers are, and the other way round."""
     return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def row_max(x, start, n):
     """Largest of x[start : start + n], n >= 1. A NaN may be passed over: whoever sums the row afterwards sees it.
 
@@ -140,7 +140,7 @@ def row_max(x, start, n):
     return float_of(np.int32(_ordered(largest)))
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def exp_row(x, start, n, shift):
     """x[start : start + n] = e^(x - shift), in place."""
     row = x[start : start + n]
@@ -148,7 +148,7 @@ def exp_row(x, start, n, shift):
         row[i] = exp(row[i] - shift)
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def scale_row(x, start, n, factor):
     """x[start : start + n] *= factor."""
     row = x[start : start + n]
@@ -156,7 +156,7 @@ def scale_row(x, start, n, factor):
         row[i] *= factor
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def fill_row(x, start, n, value):
     """x[start : start + n] = value."""
     row = x[start : start + n]

@@ -16,7 +16,7 @@ from numba import njit, prange, types
 from numba.core import config as numba_config
 from numba.extending import intrinsic, register_jitable
 
-from slim.kernels import PARALLEL, SERIAL
+from slim.kernels import INSIDE, PARALLEL
 from slim.kernels.elementary import bits_of, float_of
 from slim.kernels.emit import F32, I1, I32, I64, Places, const, function, splat
 from slim.kernels.operand import load
@@ -166,7 +166,7 @@ _make = _make_plain_tile if numba_config.DISABLE_JIT else _make_tile
 _tile_wide_row, _tile_rows = _make(1, WIDE), _make(ROWS, ROWS_PANELS)
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _quantize(to, start, x, x_start, n, padded):
     """to[start : start + padded] = n numbers of an operand as bytes, 128 for 0; their scale."""
     magnitude = np.int32(0)
@@ -182,7 +182,7 @@ def _quantize(to, start, x, x_start, n, padded):
     return largest / LARGEST
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def quantize_rows(quantized, scales, x, x_start, x_row, first, stop, K):
     """quantized (R * width,) uint8 =, scales (R,) =   rows first to stop of x, an operand, x_row apart, K numbers each"""
     width, padded = quantized.size // scales.size, units8(K) * PER_UNIT
@@ -190,7 +190,7 @@ def quantize_rows(quantized, scales, x, x_start, x_row, first, stop, K):
         scales[r] = _quantize(quantized, r * width, x, x_start + r * x_row, K, padded)
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def multiply8(y, y_start, y_row, first, stop, panels, start, begin, end, K, accumulate, quantized, scales):
     """Rows first to stop of y, y_row apart, columns begin to end of them, (+)= x W^T
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from slim.kernels import PARALLEL, SERIAL
+from slim.kernels import INSIDE, PARALLEL
 from slim.kernels.amx import HAS_AMX, begin_tiles, end_tiles
 from slim.kernels.operand import clear_row, per_unit, store, units
 from slim.kernels.tile import MR, NR, copy_row, product
@@ -47,7 +47,7 @@ def gradient_scratch_size(N: int, K: int, workers: int, dtype: type) -> int:
     return TOKEN_UNITS * per * NR * (copies_of_rows * row_panels + -(-columns // NR))
 
 
-_shares_inside = njit(**{**SERIAL, "cache": False})(_shares)
+_shares_inside = njit(**INSIDE)(_shares)
 
 
 @njit(**PARALLEL)
@@ -140,7 +140,7 @@ def matmul_add(out, added, x, panels):
         end_tiles()
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def copy_panels(to, start, panel_units, x, width, row, rows, column, columns):
     """to[start:] = x[row : row + rows, column : column + columns] as panels (columns / NR, panel_units, NR) of units
 
@@ -160,7 +160,7 @@ def copy_panels(to, start, panel_units, x, width, row, rows, column, columns):
                 to[at + 1] = x[second + j] if m + 1 < rows else 0
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def turn_panels(to, at, x, start, panels, panel_units):
     """to[at:] (panels * NR, panel_units) =   x[start:] (panels, panel_units, NR), in units: rows as AMX multiplies them
 

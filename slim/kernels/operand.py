@@ -12,7 +12,7 @@ from numba import njit, types
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from slim.kernels import REDUCTION, SERIAL
+from slim.kernels import INSIDE, INSIDE_SUM
 from slim.kernels.tile import HAS_BF16
 
 F32, I16, I32 = ir.FloatType(), ir.IntType(16), ir.IntType(32)
@@ -116,7 +116,7 @@ else:
     per_unit, load, store, copy_unit = _per_unit, _load, _store, _copy_unit
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def store_row(to, start, x, x_start, n):
     """to[start : start + n] = x[x_start : x_start + n], float32 made operand."""
     row = x[x_start : x_start + n]
@@ -124,7 +124,7 @@ def store_row(to, start, x, x_start, n):
         store(to, start + j, row[j])
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def clear_row(x, start, n):
     """x[start : start + n] = 0."""
     row = x[start : start + n]
@@ -132,7 +132,7 @@ def clear_row(x, start, n):
         row[j] = 0
 
 
-@njit(**{**REDUCTION, "cache": False})
+@njit(**INSIDE_SUM)
 def operand_dot(x, x_start, y, y_start, n):
     """Inner product of n numbers of two operands, in float32."""
     a, b = x[x_start : x_start + n], y[y_start : y_start + n]

@@ -12,11 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from slim.kernels import SERIAL
+from slim.kernels import INSIDE
 from slim.kernels.bpe_classes import OTHER, SPACE
-
-# Parts of kernels: compiled into each, so a cache entry of their own would never be read.
-INSIDE = {**SERIAL, "cache": False}
 
 APOSTROPHE, BLANK = 39, 32
 D, E, L, M, R, S, T, V = 100, 101, 108, 109, 114, 115, 116, 118

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from slim.kernels import REDUCTION, SERIAL
+from slim.kernels import INSIDE, INSIDE_SUM, SERIAL
 from slim.kernels.elementary import EXP_LOWEST, exp, row_max, row_sum
 
 LARGEST = np.float32(3.4028235e38)
@@ -21,7 +21,7 @@ BLOCK = 64  # of p that one sum stands for while the drawn token is looked for
 LOGPROB, ENTROPY, MARGIN, BEST = range(4)
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _exp_row(e, x, shift, scale):
     """e = exp((x - shift) * scale), 0 where that is too small to matter; the slices keep the loop vector code."""
     n = x.size
@@ -31,7 +31,7 @@ def _exp_row(e, x, shift, scale):
         out[i] = exp(value) if value >= EXP_LOWEST else ZERO
 
 
-@njit(**{**REDUCTION, "cache": False})
+@njit(**INSIDE_SUM)
 def _count_and_sum_from(p, bits, cut):
     """How many of p have at least the bits `cut`, and their sum."""
     count, total = np.int32(0), ZERO
@@ -42,7 +42,7 @@ def _count_and_sum_from(p, bits, cut):
     return count, total
 
 
-@njit(**{**REDUCTION, "cache": False})
+@njit(**INSIDE_SUM)
 def _weighted_sum(e, x, shift):
     """Sum of e * (x - shift), where e is not zero."""
     total = ZERO
@@ -52,7 +52,7 @@ def _weighted_sum(e, x, shift):
     return total
 
 
-@njit(**{**REDUCTION, "cache": False})
+@njit(**INSIDE_SUM)
 def _count_above(x, n, value):
     """How many of x[:n] are greater than `value`."""
     row, count = x[:n], np.int32(0)
@@ -61,7 +61,7 @@ def _count_above(x, n, value):
     return count
 
 
-@njit(**{**REDUCTION, "cache": False})
+@njit(**INSIDE_SUM)
 def _count_equal(x, n, value):
     """How many of x[:n] are `value`."""
     row, count = x[:n], np.int32(0)
@@ -70,7 +70,7 @@ def _count_equal(x, n, value):
     return count
 
 
-@njit(**{**REDUCTION, "cache": False})
+@njit(**INSIDE_SUM)
 def _count_damaged(x):
     """How many of x are NaN or +infinity."""
     count = np.int32(0)
@@ -79,7 +79,7 @@ def _count_damaged(x):
     return count
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _first(x, value):
     """Where x is `value` first, 0 if nowhere."""
     for start in range(0, x.size, BLOCK):
@@ -91,7 +91,7 @@ def _first(x, value):
     return 0
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _clear_below(p, least):
     """Clear what is less than `least`."""
     for i in range(p.size):
@@ -99,7 +99,7 @@ def _clear_below(p, least):
             p[i] = ZERO
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _keep_until(p, bits, goal, of_sum):
     """Keep the fewest largest of p that reach the `goal` in sum, or in count; of equals the first ones."""
     low, high = np.int32(1), np.int32(0x3F800001)  # the largest of p is 1
@@ -123,7 +123,7 @@ def _keep_until(p, bits, goal, of_sum):
                 left -= 1
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _pick(p, u):
     """The first token at which the sums along p pass u of the whole, and its share of the whole."""
     total = ZERO

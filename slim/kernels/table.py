@@ -15,7 +15,7 @@ from numba.np.numpy_support import from_dtype
 from slim.kernels.adamw import adamw, sum_of_squares
 from slim.kernels.attention import attention_backward, attention_forward, pack_keys_values
 from slim.kernels.cross_entropy import cross_entropy
-from slim.kernels.decode import decode_row, decode_rows
+from slim.kernels.decode import decode_rows
 from slim.kernels.embedding import embedding_backward, embedding_forward
 from slim.kernels.int8 import pack8
 from slim.kernels.matmul import matmul, matmul_add, matmul_weight_gradient, pack
@@ -56,7 +56,6 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
         (attention_forward, (P2, F3, P2, P3, P3, n, n, n, n, F2, P2)),
         (swiglu_forward, (P2, P2)),
         (cross_entropy, (F1, F2, F2, tokens, f)),
-        (decode_row, decoding),
         (decode_rows, decoding),
         (sample_rows, (tokens, F1, F2, I2, F1, F1, F1, f, n, f, f, f)),
         (measure_rows, (F2, tokens, F2, tokens, F1)),

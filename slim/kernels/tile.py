@@ -21,7 +21,7 @@ from numba import njit, types
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from slim.kernels import SERIAL
+from slim.kernels import INSIDE
 from slim.kernels.amx import (
     BLOCK_ROWS,
     HAS_AMX,
@@ -270,7 +270,7 @@ tile_rows = _make(ROWS, ROWS_PANELS, False)
 tile_rest = _make(ROWS, 1, True)
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def _product_of_vectors(C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, b_k, K, accumulate):
     """`product` by the vectors of this module alone."""
     full = rows - rows % MR
@@ -298,7 +298,7 @@ def _product_of_vectors(C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, 
         )
 
 
-@njit(**{**SERIAL, "cache": False})
+@njit(**INSIDE)
 def product(C, c_start, ldc, rows, columns, A, a_start, a_row, a_k, B, b_start, b_k, K, accumulate):
     """C[rows, columns] (+)= A @ B for columns <= NR, K >= 1 units; all arrays 1-D, every row of B readable NR wide.
 
