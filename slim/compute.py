@@ -21,19 +21,17 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from slim.errors import ConfigError
-from slim.events import Progress
 from slim.operating_system import core_count
 
 T = TypeVar("T")
 
 BUFFERED_EVENTS = 256
 SLICE_SECONDS = 0.1
-QUICK_SECONDS = 1.0  # kernels that are loaded in this time are not spoken of
 _WAKE_SECONDS = 0.25  # on macOS a signal does not end the wait for a lock
 _LAST_SECONDS = 5.0  # that jobs are given to clean up when the program ends
 _CGROUP = Path("/sys/fs/cgroup")
@@ -302,30 +300,3 @@ def _apply_threads(count: int) -> int:
         )
     numba.set_num_threads(count or min(usable_cores(), most))
     return numba.get_num_threads()
-
-
-# ---- compiling -----------------------------------------------------------------------------------------------------
-
-
-def warm_up(kernels: Sequence[tuple[Any, Any]]) -> Iterator[Progress]:
-    """Compile kernels, (dispatcher, signature) each, or load them; progress only where something is compiled."""
-    announced = not are_cached(kernels)
-    for done, (kernel, signature) in enumerate(kernels):
-        if announced:
-            yield Progress("compiling kernels", done, len(kernels))
-        misses = sum(kernel.stats.cache_misses.values())
-        kernel.compile(signature)
-        announced = announced or sum(kernel.stats.cache_misses.values()) > misses
-    if announced:
-        yield Progress("compiling kernels", len(kernels), len(kernels))
-
-
-def are_cached(kernels: Sequence[tuple[Any, Any]]) -> bool:
-    """Whether the cache holds about as many kernels as there are to be: a guess, so that the first is announced too."""
-    from slim.kernels import CACHE_FOLDER
-
-    if CACHE_FOLDER is None:
-        return False
-    names = {kernel.py_func.__name__ for kernel, _ in kernels}
-    found = {path.name.split("-")[0].split(".")[-1] for path in CACHE_FOLDER.rglob("*.nbi")}
-    return names <= found

@@ -50,7 +50,7 @@ def loading_model(
 ) -> Generator[Progress | Note, None, tuple[Model, Tokenizer, dict[str, object]]]:
     """`load_model` as a generator: progress while weights are read and kernels compiled, the result as its return value."""
     with open_source(path) as source:
-        from slim.compute import warm_up
+        from slim.compiling import warm_up
         from slim.kernels.table import kernels_of
         from slim.model import Model, choose_precision
 

@@ -27,7 +27,8 @@ from typing import TypeVar
 
 from slim import checkpoint, recipe
 from slim.atomic_file import check_writable
-from slim.compute import set_threads, usable_cores, warm_up
+from slim.compiling import warm_up
+from slim.compute import set_threads, usable_cores
 from slim.config import ModelConfig, TrainConfig
 from slim.corpus import Corpus, survey
 from slim.data import TokenData, choose_seq_len

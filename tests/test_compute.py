@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from slim import compute
-from slim.compute import BUFFERED_EVENTS, Engine, call, set_threads, stream, usable_cores, warm_up
+from slim.compute import BUFFERED_EVENTS, Engine, call, set_threads, stream, usable_cores
 from slim.errors import ConfigError, DataError
 
 PATIENCE = 10.0  # seconds after which a test would hang
@@ -228,32 +228,6 @@ def test_each_job_keeps_its_number_of_threads() -> None:
 def test_too_many_threads() -> None:
     with pytest.raises(ConfigError, match=r"threads must be at most \d+, .* but is 4096"):
         call(lambda: set_threads(4096))
-
-
-class FakeKernel:
-    """What warm_up needs of a Numba dispatcher."""
-
-    class Stats:
-        def __init__(self) -> None:
-            self.cache_misses: dict[object, int] = {}
-
-    def __init__(self, cached: bool) -> None:
-        self.stats = self.Stats()
-        self.cached = cached
-        self.py_func = type(self).__init__
-
-    def compile(self, signature: object) -> None:
-        if not self.cached:
-            self.stats.cache_misses[signature] = 1
-
-
-def test_warm_up_speaks_only_of_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "are_cached", lambda kernels: True)
-    assert list(warm_up([(FakeKernel(True), 1)] * 3)) == []
-    events = list(warm_up([(FakeKernel(True), 1), (FakeKernel(False), 1), (FakeKernel(True), 1)]))
-    assert [(event.done, event.total) for event in events] == [(2, 3), (3, 3)]
-    monkeypatch.setattr(compute, "are_cached", lambda kernels: False)
-    assert [event.done for event in warm_up([(FakeKernel(False), 1)] * 2)] == [0, 1, 2]
 
 
 INTERRUPTED = """

@@ -40,6 +40,7 @@ FLOORS = [
     {"imported_encoder", "imported_tokenizer"},
     {"tokenizer", "text_encoder", "vocabulary", "word_table", "sampling", "calibration", "shades"},
     {"confidence"},
+    {"compiling"},
     {"compute"},
     {"kernels"},
     {"aligned"},

@@ -58,7 +58,8 @@ def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
     from llvmlite import binding
 
     from slim.bench.machine import describe_machine
-    from slim.compute import are_cached, set_threads, usable_cores, warm_up
+    from slim.compiling import is_cached, warm_up
+    from slim.compute import set_threads, usable_cores
     from slim.kernels import CACHE_FOLDER
     from slim.kernels.adamw import sum_of_squares
     from slim.kernels.amx import HAS_AMX
@@ -77,7 +78,7 @@ def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
     # The layer is known once a parallel kernel has run.
     sum_of_squares(np.empty(1, np.float32), np.ones(1, np.float32))
     check: dict[str, object] = {"right": None}
-    if warm or are_cached(kernels):
+    if warm or all(is_cached(*kernel) for kernel in kernels):
         check = _proof(precisions[-1])
     features = binding.get_host_cpu_features()
     yield {

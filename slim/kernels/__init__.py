@@ -134,6 +134,11 @@ class _KernelCache(FunctionCache):
         locator, name = self._impl.locator, self._impl.filename_base
         self._cache_file = _CheckedFiles(locator.get_cache_path(), name, locator.get_source_stamp())
 
+    def holds(self, sig, target_context) -> bool:
+        """Whether there is code for a signature; whether it is intact shows when it is loaded."""
+        target_context.refresh()
+        return self._index_key(sig, target_context.codegen()) in self._cache_file._load_index()
+
     def load_overload(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)

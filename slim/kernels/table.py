@@ -31,6 +31,7 @@ Entry = tuple[Any, tuple[types.Type, ...]]
 def kernels_of(precision: str, training: bool) -> list[Entry]:
     """(kernel, signature) for a model of this precision: those of generation and evaluation, or those of training too.
 
+    What takes longest to compile comes first, so that processes which share the work end together.
     Nothing where Numba is told not to compile.
     """
     if numba_config.DISABLE_JIT:  # type: ignore[attr-defined]
@@ -45,35 +46,36 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
     I2 = types.Array(types.int32, 2, "C")
     layers, board = types.Array(n, 2, "C"), types.Array(n, 1, "C")
     decoding = (F2, P4, P4, F2, P2, B2, F1, tokens, n, F1, n, n, decoded, layers, n, F2, F2, n, n, n, n, f, board, n)
-    table: list[Entry] = [
-        (pack, (P1, P1, F2)),
-        (embedding_forward, (F2, tokens, F2)),
-        (rmsnorm_forward, (P2, F1, F2, F1, f)),
-        (matmul, (F2, P2, P1)),
-        (matmul_add, (F2, F2, P2, P1)),
-        (rope, (P2, F2, F2, n, n, n, f)),
-        (pack_keys_values, (P3, P3, P2, n, n, n, n)),
-        (attention_forward, (P2, F3, P2, P3, P3, n, n, n, n, F2, P2)),
-        (swiglu_forward, (P2, P2)),
-        (cross_entropy, (F1, F2, F2, tokens, f)),
+    table: list[Entry] = []
+    if training:
+        table += [
+            (attention_backward, (P2, P2, P2, F3, P2, P3, n, n, n, F2, P2)),
+            (matmul_weight_gradient, (F2, P2, P2, P2)),
+            (rmsnorm_backward, (F2, P2, F1, F2, F2, F2, F1, F1)),
+            (swiglu_backward, (P2, P2, P2, P2)),
+            (adamw, (F1, F1, F1, F1, n, f, f, f, f, f, f, f, f)),
+            (embedding_backward, (F2, F2, tokens)),
+            (sum_of_squares, (F1, F1)),
+        ]
+        if operand != f:
+            table.append((cross_entropy, (F1, P2, F2, tokens, f)))
+    table += [
         (decode_rows, decoding),
+        (attention_forward, (P2, F3, P2, P3, P3, n, n, n, n, F2, P2)),
         (sample_rows, (tokens, F1, F2, I2, F1, F1, F1, f, n, f, f, f)),
+        (matmul, (F2, P2, P1)),
+        (pack, (P1, P1, F2)),
+        (matmul_add, (F2, F2, P2, P1)),
+        (pack_keys_values, (P3, P3, P2, n, n, n, n)),
+        (cross_entropy, (F1, F2, F2, tokens, f)),
+        (rope, (P2, F2, F2, n, n, n, f)),
+        (rmsnorm_forward, (P2, F1, F2, F1, f)),
+        (swiglu_forward, (P2, P2)),
+        (embedding_forward, (F2, tokens, F2)),
         (measure_rows, (F2, tokens, F2, tokens, F1)),
     ]
     if operand != f:
         table.append((matmul, (P2, P2, P1)))
     if precision == "int8":
         table.append((pack8, (B1, n, F2)))
-    if training:
-        if operand != f:
-            table.append((cross_entropy, (F1, P2, F2, tokens, f)))
-        table += [
-            (matmul_weight_gradient, (F2, P2, P2, P2)),
-            (rmsnorm_backward, (F2, P2, F1, F2, F2, F2, F1, F1)),
-            (attention_backward, (P2, P2, P2, F3, P2, P3, n, n, n, F2, P2)),
-            (swiglu_backward, (P2, P2, P2, P2)),
-            (embedding_backward, (F2, F2, tokens)),
-            (sum_of_squares, (F1, F1)),
-            (adamw, (F1, F1, F1, F1, n, f, f, f, f, f, f, f, f)),
-        ]
     return table
