@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def intervals(
     path.write_text(_frame(720, 76 + 24 * len(rows), title, body()), encoding="utf-8")
 
 
+def round_numbers(low: float, high: float) -> list[float]:
+    """Four to ten of them that lie evenly between low and high."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 4))
+    while (high - low) / step > 10:
+        step *= 2.5 if (high - low) / step < 25 else 2
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(n * step, 12) for n in range(first, last + 1)]
+
+
 def curves(
     path: Path,
     title: str,
@@ -59,13 +69,12 @@ def curves(
 
     def body() -> Iterator[str]:
         yield f'<path d="M70 50V300H490" fill="none" stroke="{GREY}"/>'
-        for step in range(6):
-            for axis, (low, high) in enumerate(spans):
-                value = low + (high - low) * step / 5
+        for axis, span in enumerate(spans):
+            for value in round_numbers(*span):
                 px, py = place(value, spans[1][0]) if axis == 0 else place(spans[0][0], value)
                 where = (px, py + 16, "middle") if axis == 0 else (px - 6, py + 4, "end")
                 yield (
-                    f'<text x="{where[0]:.1f}" y="{where[1]:.1f}" text-anchor="{where[2]}" fill="{GREY}">{value:.3g}</text>'
+                    f'<text x="{where[0]:.1f}" y="{where[1]:.1f}" text-anchor="{where[2]}" fill="{GREY}">{value:g}</text>'
                 )
         yield f'<text x="280" y="336" text-anchor="middle">{axes[0]}</text>'
         yield f'<text x="70" y="42">{axes[1]}</text>'
