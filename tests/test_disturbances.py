@@ -48,6 +48,7 @@ SIZES = [
     *("--set", "max_seq_len=64", "--seed", "5"),
 ]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LONGEST = 3600.0  # seconds: a hang lasts for ever, but on a machine with much other work so do 20,000 steps, nearly
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def start(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
 
 def finish(*arguments: object) -> None:
     process = start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    _, errors = process.communicate(timeout=580)
+    _, errors = process.communicate(timeout=LONGEST)
     assert process.returncode == 0, errors.decode()
 
 
@@ -93,7 +94,7 @@ def outcome(out: Path) -> tuple[object, ...]:
 
 
 def wait_for_steps(
-    process: subprocess.Popen[bytes], metrics: Path, deadline: float = 580.0
+    process: subprocess.Popen[bytes], metrics: Path, deadline: float = LONGEST
 ) -> bool:
     """Whether the process makes steps; False when it has ended first.
 
@@ -248,7 +249,7 @@ class DisturbedRun:
             allowed |= codes
             if None not in codes:
                 break
-        code = process.wait(timeout=580)
+        code = process.wait(timeout=LONGEST)
         told = self.errors.read_text(encoding="utf-8", errors="replace")
         # A program that has said its last word, and is just leaving, listens to no signal any more.
         over = "slim: error: " in told or (self.run / "result.json").exists()
@@ -281,7 +282,7 @@ def test_a_disturbed_run_ends_like_one_left_in_peace(
     record_property: Callable[[str, object], None],
 ) -> None:
     """Signals, kills, pauses, full disks and restarts, with other numbers of threads: the same bytes."""
-    disturbed, steps = tmp_path / "disturbed.bin", 450 * disturbances
+    disturbed, steps = tmp_path / "disturbed.bin", 1000 + 200 * disturbances
     run = DisturbedRun(text, disturbed, steps, seed)
     run.to_its_end(disturbances)
     assert outcome(disturbed) == left_in_peace(steps)
