@@ -49,7 +49,7 @@ def run(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProces
         env={**environment, **settings},
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=3600,
         check=False,
     )
 
