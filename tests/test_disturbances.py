@@ -282,7 +282,7 @@ def test_a_disturbed_run_ends_like_one_left_in_peace(
     record_property: Callable[[str, object], None],
 ) -> None:
     """Signals, kills, pauses, full disks and restarts, with other numbers of threads: the same bytes."""
-    disturbed, steps = tmp_path / "disturbed.bin", 1000 + 200 * disturbances
+    disturbed, steps = tmp_path / "disturbed.bin", 1000 + 300 * disturbances
     run = DisturbedRun(text, disturbed, steps, seed)
     run.to_its_end(disturbances)
     assert outcome(disturbed) == left_in_peace(steps)
