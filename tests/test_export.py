@@ -21,7 +21,8 @@ from slim.config import GenerateConfig, ModelConfig
 from slim.decoding import draw_tokens
 from slim.formats.gguf import export_gguf
 from slim.formats.hf import export_hf
-from slim.formats.llama2c import export_llama2c, ids_in_order
+from slim.formats.llama2c import export_llama2c
+from slim.formats.llama2c_layout import ids_in_order
 from slim.formats.narrow import to_bf16, to_f16
 from slim.formats.rope_rows import half_split, interleaved
 from slim.formats.stored_model import StoredModel, read_stored_model

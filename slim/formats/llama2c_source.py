@@ -21,7 +21,7 @@ from slim.checkpoint import count_non_finite
 from slim.config import LIMITS, ModelConfig
 from slim.errors import ConfigError, ModelFileError
 from slim.events import Note, Progress
-from slim.formats.llama2c import KINDS, TOKENIZER, ids_in_order
+from slim.formats.llama2c_layout import KINDS, TOKENIZER, ids_in_order
 from slim.formats.rope_rows import half_split, rotated_heads
 from slim.imported_tokenizer import MAX_PIECE, SENTENCEPIECE, ImportedTokenizer, Vocabulary
 from slim.input_file import open_input, reason

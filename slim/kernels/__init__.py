@@ -166,14 +166,13 @@ CHECKED = os.environ.get("SLIM_CHECKED") == "1"
 
 SERIAL = {
     "nogil": True,
-    "no_cfunc_wrapper": True,
+    "no_cfunc_wrapper": True,  # nothing in C calls them
     "fastmath": FAST_MATH,
     "error_model": "numpy",
     "boundscheck": CHECKED,
     "cache": CACHE_FOLDER is not None,
 }
 PARALLEL = {**SERIAL, "parallel": not CHECKED}
-# Parts of kernels, called by compiled code alone: a cache entry of their own would never be read, nor would the code by which
-# Python and C call them run, which is a tenth of what there is to compile.
-INSIDE = {**SERIAL, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# Parts of kernels: compiled into each, so a cache entry of their own would never be read.
+INSIDE = {**SERIAL, "cache": False}
 INSIDE_SUM = {**INSIDE, "fastmath": FAST_SUM}
