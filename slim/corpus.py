@@ -33,6 +33,7 @@ from slim.text_stream import (
     split_documents,
     usable_end,
 )
+from slim.wording import counted
 
 # Latin-1 prose has up to 0.1 of such bytes, random bytes 0.55, UTF-16 half, text in another alphabet's code page 0.5.
 MAX_ODD_SHARE = 0.2
@@ -418,8 +419,7 @@ def _head(file: TextFile) -> bytes:
 def _cut_note(
     file: TextFile, before: tuple[int, int], after: tuple[int, int], limit: int | None
 ) -> Note:
-    count = after[0] - before[0]
-    documents = "1 document" if count == 1 else f"{count:,} documents"
+    documents = counted(after[0] - before[0], "document")
     return Note(
         f"{file.name}: {after[1] - before[1]:,} of {file.size:,} bytes are used, in {documents}: "
         f"MAX_BYTES is {limit:,}"

@@ -45,6 +45,7 @@ ROLLBACKS = 3  # before a run is given up
 RATE_AFTER_ROLLBACK = 0.5  # times the learning rate before
 TIMED_STEPS = 20  # that plan a run by the clock ...
 TIMED_SHARE = 0.02  # ... fewer where they would take more than this share of it
+LEAST_SHARE = 1 / 3  # of the minutes asked for is trained, however long compiling took on a slow machine
 MINUTES_USED = 0.98  # of what is asked for: speed varies
 
 

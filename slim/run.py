@@ -49,6 +49,7 @@ from slim.token_files import load_tokens, tokenizer_digest
 from slim.tokenizer import LARGEST_VOCAB_SIZE, Tokenizer, build_tokenizer, choose_vocab_size
 from slim.trainer import Trainer
 from slim.training_run import TrainingRun
+from slim.wording import duration
 
 SILENT_SECONDS = 0.5  # of a stage, before its progress is told
 T = TypeVar("T")
@@ -172,7 +173,7 @@ def _begin(
     B, T = recipe.batch_shape(config, _seq_len(config, sizes, data))
     memory = memory_bytes(sizes, B, T, precision)
     check_fits(memory, sizes.n_parameters)
-    yield from warm_up(kernels_of(precision, training=True))
+    yield from _compiled(precision, control)
     trainer = Trainer(Model(sizes, parameters, precision), data, config, B, T)
 
     directory.clear()
@@ -207,8 +208,16 @@ def _count_steps(
     if config.max_steps is not None:
         limits.append(config.max_steps)
     if config.minutes is not None:
-        step_seconds = yield from _time_steps(trainer, control, 60.0 * config.minutes)
-        left = 60.0 * config.minutes - (time.monotonic() - began)
+        seconds = 60.0 * config.minutes
+        step_seconds = yield from _time_steps(trainer, control, seconds)
+        gone = time.monotonic() - began
+        left = max(seconds - gone, recipe.LEAST_SHARE * seconds)
+        if left > seconds - gone:
+            yield Note(
+                f"preparing took {duration(gone)}: training goes on for {duration(left)} all the same, "
+                f"which is more than {config.minutes:g} minutes together",
+                "warning",
+            )
         save_seconds = trainer.model.config.n_parameters * 20 / 4e8
         limits.append(recipe.steps_in(left, step_seconds, save_seconds))
     if not limits:
@@ -292,7 +301,7 @@ def _reopen(
         data = yield from _told(tokens, control)
         memory = memory_bytes(sizes, plan.B, plan.T, plan.precision)
         del corpus
-        yield from warm_up(kernels_of(plan.precision, training=True))
+        yield from _compiled(plan.precision, control)
         model = Model(sizes, Parameters(sizes), plan.precision)
         trainer = Trainer(model, data, plan.config, plan.B, plan.T)
         standing = read_last(file, trainer.optimizer, plan.total_steps)
@@ -343,6 +352,13 @@ def _told(events: Generator[Event, None, T], control: RunControl) -> Generator[E
             return stop.value
         if not isinstance(event, Progress) or time.monotonic() - began > SILENT_SECONDS:
             yield event
+        _check_stop(control)
+
+
+def _compiled(precision: str, control: RunControl) -> Iterator[Event]:
+    """Compile what a run needs, or load it."""
+    for event in warm_up(kernels_of(precision, training=True)):
+        yield event
         _check_stop(control)
 
 

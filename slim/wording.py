@@ -12,10 +12,11 @@ COMPILING = "compiling kernels"
 
 def introduction(event: RunStarted) -> list[str]:
     """What is about to be trained, in two lines, three when resumed."""
-    threads = "1 thread" if event.threads == 1 else f"{event.threads} threads"
+    threads = counted(event.threads, "thread")
+    steps = counted(event.total_steps, "step")
     lines = [
         f"{event.n_parameters / 1e6:.2f} M parameters, about {mega(event.memory_bytes)} of memory, "
-        f"{threads}; {event.total_steps:,} steps of {event.tokens_per_step:,} tokens",
+        f"{threads}; {steps} of {event.tokens_per_step:,} tokens",
         f"{event.train_tokens:,} tokens to train on, {event.validation_tokens:,} to validate, "
         f"{event.bytes_per_token:.2f} bytes each",
     ]
@@ -50,6 +51,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 step`, `2,000 steps`; `plural` where it is not the noun with an s."""
+    return f"1 {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"
+
+
 def mega(size: float) -> str:
     """A size in megabytes, in gigabytes from one on, in kilobytes below one."""
     if size < 1e6:
@@ -73,7 +79,7 @@ def farewell(finished: TrainFinished, out: str) -> list[str]:
         time = duration(finished.elapsed_seconds)
         early = ", as the held-out text gained no more" if finished.reason == "early_stop" else ""
         return [
-            f"done after {finished.step:,} steps in {time}{early}",
+            f"done after {counted(finished.step, 'step')} in {time}{early}",
             f"{out} holds the best model{best}",
             f"try: slim generate {name}",
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -239,6 +240,22 @@ def test_what_a_rule_may_take_back_is_held_back_from_a_pipe(capsys: Captured) ->
     assert capsys.readouterr().out == "P:one. "
     writer.finish(finish("one. two. xq", 9, "low_confidence"))
     assert capsys.readouterr().out == "two.\n"
+
+
+@pytest.mark.parametrize("style", ["off", "color", "plain"])
+def test_on_a_terminal_no_word_is_cut(style: str, capsys: Captured) -> None:
+    words = ["Once", "upon", "a", "time", "there", "was", "an", "extraordinarily", "small", "elephant", "that", "sang"]
+    pieces = [piece for word in words for piece in (" " + word[:3], word[3:]) if piece]
+    shading = Shading(style, True)
+    writer = TextWriter("Listen:", str, shading, 0, last_line_break=True, columns=20)
+    for number, piece in enumerate(pieces):
+        writer.token(token(piece, 0.01 + 0.9 * (number % 2)))
+    text = "".join(pieces)
+    writer.finish(finish(text, len(text)))
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert out.endswith("san{g}\n" if style == "plain" else "sang\n")
+    assert all(len(line) <= 20 for line in out.split("\n"))
+    assert re.sub(r"[()\[\]{}]", "", out).split() == ["Listen:", *words]
 
 
 def test_a_text_without_tokens_still_shows_its_prompt(capsys: Captured) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import atexit
 import io
 import json
 import os
@@ -14,11 +16,15 @@ from collections.abc import Iterator
 import pytest
 
 from slim.cli.display import (
+    STOPPING,
+    STOPPING_EARLY,
     JsonDisplay,
     PlainDisplay,
     QuietDisplay,
     choose_display,
 )
+from slim.cli.stopping import _ignore
+from slim.cli.training import say_farewell, tell
 from slim.events import (
     CheckpointSaved,
     EvalFinished,
@@ -33,6 +39,7 @@ from slim.events import (
     TokenGenerated,
     TrainFinished,
 )
+from slim.request import RunControl
 from slim.run_state import CURVE_POINTS, Curve, RunState
 from slim.wording import duration, stage_line
 
@@ -284,6 +291,35 @@ def test_signals_ask_first_and_insist_the_second_time(
         if mode == "hang":
             os.kill(process.pid, number)
         assert process.wait(10) == code
+
+
+@pytest.mark.parametrize("options", [(), ("-q",), ("--json",), ("--json", "-q")])
+@pytest.mark.parametrize("trains", [False, True])
+def test_whoever_stops_a_run_is_told_at_once_and_how_to_go_on(
+    options: tuple[str, ...], trains: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = argparse.Namespace(
+        json="--json" in options, quiet="-q" in options, verbose=False, tui=False
+    )
+    control = RunControl()
+    heard: list[str] = []
+
+    def run() -> Iterator[Event]:
+        yield from list(script())[: -1 if trains else 1]
+        os.kill(os.getpid(), signal.SIGINT)
+        heard.append(capsys.readouterr().err)  # before any other event
+        assert control.stop
+        yield TrainFinished("interrupted", 40 * trains, 1.5, 1.2, 30, 9.0)
+
+    code, finished = tell(run(), control, args, "title")
+    say_farewell(args, finished, "base.bin")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    atexit.unregister(_ignore)
+    assert code == 130
+    assert heard[0].endswith((STOPPING if trains else STOPPING_EARLY) + "\n")
+    err = capsys.readouterr().err
+    assert ("go on with: slim resume base.bin" in err) == trains
+    assert STOPPING not in err and STOPPING_EARLY not in err
 
 
 LEAVING = """

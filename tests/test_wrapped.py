@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -63,3 +64,24 @@ def test_any_text_in_any_pieces(text: str, cuts: list[int], width: int, indent: 
     assert found == shown([text], width, indent)
     assert all(cell_len(line) <= width for line in found.split("\n"))
     assert "".join(found.split()) == "".join(text.split())
+
+
+def test_marks_take_no_room_and_stay_in_order() -> None:
+    pieces = ["\x1b[1mThe\x1b[0m", "\x1b[4m fox sa\x1b[0m", "\x1b[1mw\x1b[0m", "\x1b[4m a\x1b[0m"]
+    found = shown(pieces, 9)
+    assert found.startswith("\x1b[1mThe\x1b[0m\x1b[4m fox")
+    marks = re.compile(r"\x1b\[[0-9;]*m")
+    assert marks.sub("", found) == "The fox\nsaw a\n"
+    assert marks.findall(found) == marks.findall("".join(pieces))
+
+
+def test_a_line_may_break_before_a_wide_character() -> None:
+    assert shown(["ab 日本語で"], 8) == "ab 日本\n語で\n"
+
+
+def test_flush_leaves_the_line_open() -> None:
+    written: list[str] = []
+    page = WrappedText(written.append, 20)
+    page.push("The fox ")
+    page.flush()
+    assert "".join(written) == "The fox"

@@ -195,7 +195,7 @@ class _Talk:
             raise SystemExit(stop.exit_code)
 
     def _writer(self) -> TextWriter:
-        from slim.cli.generate import TextWriter
+        from slim.cli.generate import TextWriter, columns_of_terminal
         from slim.confidence import WINDOW
         from slim.safe_text import safe_text
 
@@ -211,8 +211,9 @@ class _Talk:
             begun = begun or bool(text)
             return safe_text(text)
 
+        held = WINDOW if stops and not terminal else 0
         return TextWriter(
-            "", clean, shading, WINDOW if stops and not terminal else 0, last_line_break=True
+            *("", clean, shading, held), last_line_break=True, columns=columns_of_terminal()
         )
 
     def _shading(self, stops: bool) -> Shading:
@@ -359,11 +360,15 @@ class _Talk:
 
 
 def _turns(count: int) -> str:
-    return "1 turn" if count == 1 else f"{count} turns"
+    from slim.wording import counted
+
+    return counted(count, "turn")
 
 
 def _replies(count: int) -> str:
-    return "1 reply" if count == 1 else f"{count} replies"
+    from slim.wording import counted
+
+    return counted(count, "reply", "replies")
 
 
 def _in_a_line(text: str) -> str:

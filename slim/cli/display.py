@@ -29,6 +29,7 @@ from slim.wording import duration, evaluation_line, introduction, one_line, stag
 
 SECONDS_BETWEEN_LINES = 5.0
 STOPPING = "stopping: this step is finished and saved; Ctrl-C again leaves at once"
+STOPPING_EARLY = "stopping before the first step; Ctrl-C again leaves at once"
 
 
 class Display(Protocol):
@@ -40,7 +41,7 @@ class Display(Protocol):
     def say(self, text: str) -> None:
         """One line for the person, whatever else is on the screen."""
 
-    def stopping(self) -> None:
+    def stopping(self, words: str) -> None:
         """The person asked for an end: say that it was heard."""
 
     def close(self) -> None:
@@ -70,7 +71,7 @@ class SilentDisplay:
     def say(self, text: str) -> None:
         """Nothing is said."""
 
-    def stopping(self) -> None:
+    def stopping(self, words: str) -> None:
         """Nothing is said."""
 
     def close(self) -> None:
@@ -78,7 +79,7 @@ class SilentDisplay:
 
 
 class QuietDisplay(SilentDisplay):
-    """Warnings, and nothing else."""
+    """Warnings, and that a signal was heard."""
 
     def show(self, event: Event) -> None:
         """Take in one event."""
@@ -86,6 +87,10 @@ class QuietDisplay(SilentDisplay):
             self.write(f"slim: warning: {event.text}")
         elif isinstance(event, StepSkipped):
             self.write(f"slim: warning: step {event.step} was skipped: {event.reason}")
+
+    def stopping(self, words: str) -> None:
+        """Say that it was heard."""
+        self.write(words)
 
     def write(self, line: str) -> None:
         """A line on stderr, safe for a terminal."""
@@ -111,10 +116,6 @@ class JsonDisplay(QuietDisplay):
         }
         self._stdout.write(json.dumps(record, allow_nan=False) + "\n")
         self._stdout.flush()
-
-    def stopping(self) -> None:
-        """Say that Ctrl-C was heard."""
-        self.say(STOPPING)
 
     def say(self, text: str) -> None:
         """A line on stderr."""
@@ -163,10 +164,6 @@ class PlainDisplay(QuietDisplay):
     def say(self, text: str) -> None:
         """A line on stderr."""
         self.write(text)
-
-    def stopping(self) -> None:
-        """Say that Ctrl-C was heard."""
-        self.write(STOPPING)
 
     def _due(self) -> bool:
         return self._clock() - self._last_line >= SECONDS_BETWEEN_LINES

@@ -155,21 +155,19 @@ def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
 
 
 def _cache_words(state: object) -> str:
-    from slim.wording import mega
+    from slim.wording import counted, mega
 
     if not isinstance(state, dict):
         return (
             "none: no folder can be written by you alone, so kernels are compiled anew each time "
             "(SLIM_CACHE_DIR names a folder)"
         )
-    kernels = "1 kernel" if state["kernels"] == 1 else f"{state['kernels']} kernels"
-    words = f"{state['folder']}: {kernels}, {mega(state['bytes'])}"
+    words = f"{state['folder']}: {counted(state['kernels'], 'kernel')}, {mega(state['bytes'])}"
     if not state["kernels"]:
         words = f"{state['folder']}: empty, the first run will compile for half a minute"
     if n := state["folders_of_other_versions"]:
-        folders = "1 folder" if n == 1 else f"{n} folders"
         words += (
-            f"; {folders} beside it from other versions, {mega(state['bytes_of_other_versions'])}, "
+            f"; {counted(n, 'folder')} beside it from other versions, {mega(state['bytes_of_other_versions'])}, "
             "can be deleted"
         )
     return words

@@ -20,6 +20,7 @@ from slim.events import GenerateFinished, TokenGenerated
 
 if TYPE_CHECKING:
     from slim.cli.shading import Shading
+    from slim.cli.wrapped import WrappedText
     from slim.events import Note, Progress
 
 MOST_SAMPLES = 256
@@ -123,10 +124,10 @@ def _events(
 def statistics(event: GenerateFinished) -> str:
     """How fast, how sure and why it ended, in a line."""
     from slim.generate import in_words
+    from slim.wording import counted
 
-    tokens = "1 token" if event.tokens == 1 else f"{event.tokens:,} tokens"
     return (
-        f"{tokens}, {event.tokens_per_second:,.0f} tokens/s, typical p {event.typical_p:.2f}, "
+        f"{counted(event.tokens, 'token')}, {event.tokens_per_second:,.0f} tokens/s, typical p {event.typical_p:.2f}, "
         f"perplexity {event.perplexity:.4g}, seed {event.seed}; {in_words(event)}"
     )
 
@@ -271,7 +272,14 @@ class TextWriter:
         shading: Shading,
         held_tokens: int,
         last_line_break: bool,
+        columns: int | None = None,
     ) -> None:
+        """columns: of the terminal, for lines that break between words; None: the text as it is"""
+        self._page: WrappedText | None = None
+        if columns is not None:
+            from slim.cli.wrapped import WrappedText
+
+            self._page = WrappedText(sys.stdout.write, columns)
         self._prompt: str | None = prompt
         self._clean = clean
         self._shading = shading
@@ -302,18 +310,27 @@ class TextWriter:
         self._begin()
         for text, p in self._held:
             self._write(text[: max(0, event.kept_characters - self._written)], p)
-        sys.stdout.write(self._shading.close() + ("\n" if self._last_line_break else ""))
+        self._put(self._shading.close())
+        if self._page is not None:
+            self._page.flush()
+        sys.stdout.write("\n" if self._last_line_break else "")
         sys.stdout.flush()
 
     def _begin(self) -> None:
         """The prompt, when it is sure that there will be a text."""
         if self._prompt is not None:
-            sys.stdout.write(self._clean(self._prompt))
+            self._put(self._clean(self._prompt))
             self._prompt = None
 
     def _write(self, text: str, p: float) -> None:
         self._written += len(text)
-        sys.stdout.write(self._shading.mark(self._clean(text), p))
+        self._put(self._shading.mark(self._clean(text), p))
+
+    def _put(self, text: str) -> None:
+        if self._page is None:
+            sys.stdout.write(text)
+        else:
+            self._page.push(text)
 
 
 def _writer(
@@ -340,4 +357,14 @@ def _writer(
         shading=shading,
         held_tokens=0 if terminal or config.stop_confidence == "off" else WINDOW,
         last_line_break=not raw,
+        columns=columns_of_terminal(),
     )
+
+
+def columns_of_terminal() -> int | None:
+    """How wide the terminal is that stdout goes to; None where it goes elsewhere."""
+    if not sys.stdout.isatty():
+        return None
+    from slim.cli.wrapped import terminal_columns
+
+    return terminal_columns()

@@ -67,13 +67,13 @@ def describe(path: str | Path) -> dict[str, object]:
 
 def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
     """The description as lines for a person: a name and a text each."""
-    from slim.wording import mega
+    from slim.wording import counted, mega
 
     model, size = record["model"], record["size_bytes"]
     assert isinstance(model, dict) and isinstance(size, int)
     yield "file", f"{record['file']}, {mega(size)}"
     yield "parameters", f"{record['parameters']:,}"
-    layers = "1 layer" if model["n_layers"] == 1 else f"{model['n_layers']} layers"
+    layers = counted(model["n_layers"], "layer")
     heads = f"{model['n_heads']} heads"
     if model["n_kv_heads"] != model["n_heads"]:
         heads += f" ({model['n_kv_heads']} for keys and values)"

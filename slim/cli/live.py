@@ -11,7 +11,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from slim.cli.display import STOPPING
 from slim.events import EvalFinished, Event, Note, Progress, RunStarted, StepSkipped
 from slim.run_state import ASCII_BLOCKS, BLOCKS, RunState, sparkline
 from slim.safe_text import safe_text
@@ -36,7 +35,7 @@ class LiveDisplay:
         self._clock = clock
         self._drawn = -1.0
         self._state = RunState()
-        self._stopping = False
+        self._stopping = ""
         self._sample_lines = 0  # the most so far: a picture that shrinks and grows is restless
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
         self._live.start()
@@ -64,9 +63,9 @@ class LiveDisplay:
         """A line above the picture, or below it once it is closed."""
         self._above(text, "")
 
-    def stopping(self) -> None:
+    def stopping(self, words: str) -> None:
         """The person asked for an end: the last line says that it was heard."""
-        self._stopping = True
+        self._stopping = words
         self._draw()
 
     def close(self) -> None:
@@ -177,7 +176,7 @@ class LiveDisplay:
 
     def _hint(self) -> Text:
         if self._stopping:
-            return Text(STOPPING, style="bold", no_wrap=True)
+            return Text(self._stopping, style="bold", no_wrap=True)
         saved = self._state.saved
         where = f"; last saved at step {saved.step}" if saved is not None else ""
         return Text(f"Ctrl-C stops and saves{where}", style="dim", no_wrap=True)

@@ -91,9 +91,10 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(event: TextScored) -> str:
     """What a text comes to, in a line."""
-    tokens = "1 token" if event.tokens == 1 else f"{event.tokens:,} tokens"
+    from slim.wording import counted
+
     return (
-        f"{tokens}, typical p {event.typical_p:.2g}, perplexity {event.perplexity:.4g}, "
+        f"{counted(event.tokens, 'token')}, typical p {event.typical_p:.2g}, perplexity {event.perplexity:.4g}, "
         f"{event.bits_per_byte:.3f} bits/byte"
     )
 

@@ -140,7 +140,7 @@ def run_request(args: argparse.Namespace, request: Request) -> int:
         yield from start(request, control)
 
     code, finished = drive(events, args, f"slim {request.command} {request.data} → {request.out}")
-    _say_farewell(args, finished, request.out)
+    say_farewell(args, finished, request.out)
     _draw(args, finished, request.out)
     return code
 
@@ -155,7 +155,7 @@ def resume_out(args: argparse.Namespace, threads: int | None) -> int:
         yield from resume(args.out, control, threads)
 
     code, finished = drive(events, args, f"slim resume {args.out}")
-    _say_farewell(args, finished, args.out)
+    say_farewell(args, finished, args.out)
     _draw(args, finished, args.out)
     return code
 
@@ -168,9 +168,9 @@ def _draw(args: argparse.Namespace, finished: TrainFinished | None, out: str) ->
         write_plot(args.plot, [read_run(out)])
 
 
-def _say_farewell(args: argparse.Namespace, finished: TrainFinished | None, out: str) -> None:
-    """A line for what is there now, and one for what to do next."""
-    if finished is not None and not args.quiet:
+def say_farewell(args: argparse.Namespace, finished: TrainFinished | None, out: str) -> None:
+    """A line for what is there now, and one for what to do next: with `--quiet` too where a signal ended it."""
+    if finished is not None and (finished.reason == "interrupted" or not args.quiet):
         from slim.safe_text import safe_text
         from slim.wording import farewell
 
@@ -207,29 +207,41 @@ def tell(
     past: Iterable[Event] = (),
 ) -> tuple[int, TrainFinished | None]:
     """Tell the events of a run, and stop it when a signal comes; `past` are those that only the display is to know."""
-    from slim.cli.display import SilentDisplay, choose_display
+    from slim.cli.display import STOPPING, STOPPING_EARLY, SilentDisplay, choose_display
     from slim.cli.stopping import StopRequest
-    from slim.events import TrainFinished
+    from slim.events import RunStarted, TrainFinished
 
     display = choose_display(title, json_lines=args.json, quiet=args.quiet, verbose=args.verbose)
     finished: TrainFinished | None = None
-    announced = False
+    trains = announced = False
+    drawing = True  # a signal may come in the middle of a line
+
+    def announce() -> None:
+        nonlocal announced
+        announced = True
+        display.stopping(STOPPING if trains else STOPPING_EARLY)
 
     def stop_run(_: int) -> None:
         control.stop = True
+        if not drawing and finished is None:  # the next event may be long in coming
+            with contextlib.suppress(OSError):
+                announce()
 
     try:
         with StopRequest(stop_run, ends_program=True) as stop:
             with contextlib.suppress(OSError):
                 for event in past:
+                    trains = trains or isinstance(event, RunStarted)
                     display.show(event)
+            drawing = False
             for event in events:
+                drawing = True
+                trains = trains or isinstance(event, RunStarted)
                 if isinstance(event, TrainFinished):
                     finished = event
                 try:
-                    if stop.signal is not None and not announced:
-                        announced = True
-                        display.stopping()
+                    if stop.signal is not None and not announced and finished is None:
+                        announce()
                     display.show(event)
                 except BrokenPipeError:
                     if args.json:
@@ -237,6 +249,7 @@ def tell(
                     display = SilentDisplay()
                 except OSError:  # the terminal is gone (SIGHUP), or the log's disk is full
                     display = SilentDisplay()
+                drawing = False
     finally:
         with contextlib.suppress(OSError):
             display.close()

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 
 from rich.cells import cell_len
 
+NARROWEST = 20  # columns: a terminal that says it has fewer is not believed
+_MARK = re.compile(r"(\x1b\[[0-9;]*m)")
+
+
+def terminal_columns() -> int:
+    """How wide the terminal of stdout is; `COLUMNS` wins."""
+    return max(shutil.get_terminal_size().columns, NARROWEST)
+
 
 class WrappedText:
-    """Writes words as soon as they are whole. Text must be safe for a terminal already.
+    """Writes words as soon as they are whole.
+
+    Text must be safe for a terminal already; the marks that colour it, `ESC [ ... m`, take no room. A line may also
+    break before a wide character, as Chinese and Japanese do without blanks.
 
     width    columns of a line, the indent included     write   takes what is to be shown
     """
@@ -19,40 +32,60 @@ class WrappedText:
         self._indent = " " * indent
         self._column = 0  # cells of the present line, without the indent
         self._blanks = ""
-        self._word = ""
+        self._word = ""  # with its marks
+        self._word_cells = 0
 
     def push(self, text: str) -> None:
         """Show what the next piece completes; the word at its end is held back."""
-        for character in text:
-            if character == "\n":
-                self._put_word()
-                self._write("\n")
-                self._column, self._blanks = 0, ""
-            elif character in " \t":
-                self._put_word()
-                self._blanks += " "
-            else:
-                if self._word and cell_len(self._word + character) > self._room:
-                    self._put_word()  # a word that no line can hold
-                self._word += character
+        for number, part in enumerate(_MARK.split(text)):
+            if number % 2:
+                self._word += part
+                continue
+            for character in part:
+                self._put(character)
 
     def close(self) -> None:
         """Show the last word, and end the line if there is one."""
-        self._put_word()
+        self.flush()
         if self._column:
             self._write("\n")
-        self._column, self._blanks = 0, ""
+        self._column = 0
+
+    def flush(self) -> None:
+        """Show the last word, and leave the line open."""
+        self._put_word()
+        self._blanks = ""
+
+    def _put(self, character: str) -> None:
+        if character == "\n":
+            self._put_word()
+            self._new_line()
+        elif character in " \t":
+            self._put_word()
+            self._blanks += " "
+        else:
+            cells = cell_len(character)
+            if self._word_cells and (cells > 1 or self._word_cells + cells > self._room):
+                self._put_word()  # a word that no line can hold
+            self._word += character
+            self._word_cells += cells
 
     def _put_word(self) -> None:
         if not self._word:
             return
-        size = cell_len(self._word)
-        if self._column and self._column + len(self._blanks) + size > self._room:
-            self._write("\n")
-            self._column, self._blanks = 0, ""
+        if not self._word_cells:  # marks alone
+            self._write(self._word)
+            self._word = ""
+            return
+        if self._column and self._column + len(self._blanks) + self._word_cells > self._room:
+            self._new_line()
         if self._column == 0:
-            self._blanks = self._blanks[: max(self._room - size, 0)]
+            self._blanks = self._blanks[: max(self._room - self._word_cells, 0)]
             self._write(self._indent)
         self._write(self._blanks + self._word)
-        self._column += len(self._blanks) + size
-        self._word = self._blanks = ""
+        self._column += len(self._blanks) + self._word_cells
+        self._word, self._word_cells, self._blanks = "", 0, ""
+
+    def _new_line(self) -> None:
+        self._write("\n")
+        self._column, self._blanks = 0, ""
