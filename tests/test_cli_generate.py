@@ -243,11 +243,15 @@ def test_what_a_rule_may_take_back_is_held_back_from_a_pipe(capsys: Captured) ->
 
 
 @pytest.mark.parametrize("style", ["off", "color", "plain"])
-def test_on_a_terminal_no_word_is_cut(style: str, capsys: Captured) -> None:
+def test_on_a_terminal_no_word_is_cut(
+    style: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
     words = ["Once", "upon", "a", "time", "there", "was", "an", "extraordinarily", "small", "elephant", "that", "sang"]
     pieces = [piece for word in words for piece in (" " + word[:3], word[3:]) if piece]
     shading = Shading(style, True)
-    writer = TextWriter("Listen:", str, shading, 0, last_line_break=True, columns=20)
+    writer = TextWriter("Listen:", str, shading, 0, last_line_break=True)
     for number, piece in enumerate(pieces):
         writer.token(token(piece, 0.01 + 0.9 * (number % 2)))
     text = "".join(pieces)

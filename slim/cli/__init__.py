@@ -93,13 +93,14 @@ def guarded(program: Callable[[], int]) -> int:
 
 def complain(message: str) -> None:
     """One line on stderr, safe for a terminal whatever is in it."""
+    from slim.cli.lines import say
     from slim.safe_text import safe_text
 
     line = safe_text(" ".join(message.split()))
     if len(line) > LONGEST_COMPLAINT:
         line = line[:LONGEST_COMPLAINT] + "…"
     with contextlib.suppress(OSError):  # a log on a full disk: the exit code still tells
-        sys.stderr.write(f"slim: error: {line}\n")
+        say(f"slim: error: {line}")
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from slim.cli.lines import say, write_rows
 from slim.cli.training import optional_count
 from slim.config import PRECISIONS
 from slim.errors import ModelFileError, UsageError
@@ -69,7 +70,6 @@ def run(args: argparse.Namespace) -> int:
     from slim.cli.info import calibration_rows
     from slim.cli.stage import show_stages
     from slim.compute import stream
-    from slim.safe_text import safe_text
 
     began = time.monotonic()
     (result,) = show_stages(stream(_events(args, samples, threads or 0)))
@@ -77,13 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
         return 0
-    rows = list(calibration_rows(record))
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        sys.stdout.write(safe_text(f"{name:<{width}}  {text}") + "\n")
-    sys.stderr.write(
-        safe_text(f"{args.model}: calibrated in {time.monotonic() - began:.1f} s") + "\n"
-    )
+    write_rows(calibration_rows(record))
+    say(f"{args.model}: calibrated in {time.monotonic() - began:.1f} s")
     return 0
 
 

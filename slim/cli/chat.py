@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slim.cli.lines import say
 from slim.cli.sampler import DEFAULTS, add_sampler_options, generate_config
 from slim.cli.shading_options import add_options
 from slim.errors import SlimError, UsageError
@@ -195,7 +196,7 @@ class _Talk:
             raise SystemExit(stop.exit_code)
 
     def _writer(self) -> TextWriter:
-        from slim.cli.generate import TextWriter, columns_of_terminal
+        from slim.cli.generate import TextWriter
         from slim.confidence import WINDOW
         from slim.safe_text import safe_text
 
@@ -212,9 +213,7 @@ class _Talk:
             return safe_text(text)
 
         held = WINDOW if stops and not terminal else 0
-        return TextWriter(
-            *("", clean, shading, held), last_line_break=True, columns=columns_of_terminal()
-        )
+        return TextWriter("", clean, shading, held, last_line_break=True)
 
     def _shading(self, stops: bool) -> Shading:
         """Marks for the style that is set; it is explained when it is new."""
@@ -355,8 +354,7 @@ class _Talk:
 
         line = text if safe else safe_text(text)
         line = f"{DIM}{line}{PLAIN}" if dim and self._dim and not safe else line
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        say(line, marked=True)
 
 
 def _turns(count: int) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slim.cli.lines import say
 from slim.cli.training import drive, optional_count, positive_number
 from slim.config import GenerateConfig
 from slim.demo_recipe import CLOSING_SECONDS, MINUTES, OUT, PROMPT, demo_request
@@ -148,10 +148,8 @@ def _again(out: str) -> str:
 
 
 def _say(lines: list[str]) -> None:
-    from slim.safe_text import safe_text
-
-    sys.stderr.write("\n".join(map(safe_text, lines)) + "\n")
-    sys.stderr.flush()
+    for line in lines:
+        say(line)
 
 
 def _show(out: str, fresh: bool) -> None:

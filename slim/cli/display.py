@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TextIO
 
+from slim.cli.lines import say
 from slim.events import (
     EvalFinished,
     Event,
@@ -94,10 +95,7 @@ class QuietDisplay(SilentDisplay):
 
     def write(self, line: str) -> None:
         """A line on stderr, safe for a terminal."""
-        from slim.safe_text import safe_text
-
-        sys.stderr.write(safe_text(line) + "\n")
-        sys.stderr.flush()
+        say(line)
 
 
 class JsonDisplay(QuietDisplay):

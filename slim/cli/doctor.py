@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slim import __version__
+from slim.cli.lines import write_rows
 from slim.events import Progress
 
 LIBRARIES = ("numpy", "numba", "llvmlite", "rich", "textual")
@@ -35,17 +36,13 @@ def run(args: argparse.Namespace) -> int:
     """Look, compute, print."""
     from slim.cli.stage import show_stages
     from slim.compute import stream
-    from slim.safe_text import safe_text
 
     (record,) = show_stages(stream(_examine(args.warmup)))
     assert isinstance(record, dict)
     if args.json:
         sys.stdout.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
     else:
-        rows = list(_rows(record))
-        width = max(len(name) for name, _ in rows)
-        for name, text in rows:
-            sys.stdout.write(safe_text(f"{name:<{width}}  {text}") + "\n")
+        write_rows(_rows(record))
     check = record["check"]
     assert isinstance(check, dict)
     return 1 if check["right"] is False else 0

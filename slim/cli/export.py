@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slim.cli.lines import say
 from slim.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"OUT must not replace MODEL itself, which is {args.model}")
 
     from slim.cli.stage import show_stages
-    from slim.safe_text import safe_text
 
     def events() -> Iterator[Progress | Note]:
         from slim.formats.gguf import export_gguf
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     for _ in show_stages(events()):
         pass
-    sys.stderr.write(safe_text(f"{args.out} is ready: {NEXT[kind]}") + "\n")
+    say(f"{args.out} is ready: {NEXT[kind]}")
     return 0
 
 

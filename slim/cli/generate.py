@@ -12,15 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from slim.cli.lines import say, writer_of
 from slim.cli.sampler import DEFAULTS, add_sampler_options, generate_config
 from slim.cli.shading_options import add_options
 from slim.config import GenerateConfig
 from slim.errors import UsageError
 from slim.events import GenerateFinished, TokenGenerated
+from slim.wording import counted
 
 if TYPE_CHECKING:
     from slim.cli.shading import Shading
-    from slim.cli.wrapped import WrappedText
     from slim.events import Note, Progress
 
 MOST_SAMPLES = 256
@@ -75,6 +76,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="with --json: the K most probable tokens at every place (default 5)",
     )
     add_options(output, style="off")
+    output.add_argument("-q", "--quiet", action="store_true", help="the text only, and errors")
     parser.set_defaults(run=run)
 
 
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
     stop = StopRequest(on_first, ends_program=True)
     with stop:
-        for event in show_stages(stream(_events(args, prompt, config, stop.requested))):
+        for event in show_stages(stream(_events(args, prompt, config, stop.requested)), args.quiet):
             if isinstance(event, (TokenGenerated, GenerateFinished)):
                 writer.push(event)
     return stop.exit_code if writer.interrupted else 0
@@ -124,7 +126,6 @@ def _events(
 def statistics(event: GenerateFinished) -> str:
     """How fast, how sure and why it ended, in a line."""
     from slim.generate import in_words
-    from slim.wording import counted
 
     return (
         f"{counted(event.tokens, 'token')}, {event.tokens_per_second:,.0f} tokens/s, typical p {event.typical_p:.2f}, "
@@ -164,7 +165,7 @@ def _prompt(argument: str) -> bytes:
     if sys.stdin is None:
         raise UsageError("the prompt should come from stdin, but that is closed")
     if sys.stdin.isatty():
-        sys.stderr.write("slim: type the prompt; Ctrl-D ends it\n")
+        say("slim: type the prompt; Ctrl-D ends it")
     text = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
     if len(text) > LONGEST_PROMPT:
         raise UsageError(f"the prompt is longer than {LONGEST_PROMPT:,} bytes: shorten it")
@@ -182,6 +183,7 @@ class _Turns:
         self._turn = 0
         self._tokens = 0
         self._began = 0.0
+        self._quiet: bool = args.quiet
         self.interrupted = False
 
     @property
@@ -204,15 +206,19 @@ class _Turns:
             return
         writer.finish(event)
         self.interrupted |= event.finish_reason == "interrupted"
-        sys.stderr.write(statistics(event) + "\n")
+        self._tell(statistics(event))
         self._turn += 1
         if self._turn < len(self._writers):
             writer.between()
         elif self._samples is not None:
             speed = self._tokens / max(time.monotonic() - self._began, 1e-9)
-            sys.stderr.write(
-                f"{self._samples} texts, {self._tokens:,} tokens, {speed:,.0f} tokens/s together\n"
+            self._tell(
+                f"{counted(self._samples, 'text')}, {counted(self._tokens, 'token')}, {speed:,.0f} tokens/s together"
             )
+
+    def _tell(self, line: str) -> None:
+        if not self._quiet:
+            say(line)
 
 
 class JsonWriter:
@@ -272,14 +278,8 @@ class TextWriter:
         shading: Shading,
         held_tokens: int,
         last_line_break: bool,
-        columns: int | None = None,
     ) -> None:
-        """columns: of the terminal, for lines that break between words; None: the text as it is"""
-        self._page: WrappedText | None = None
-        if columns is not None:
-            from slim.cli.wrapped import WrappedText
-
-            self._page = WrappedText(sys.stdout.write, columns)
+        self._put, self._flush = writer_of(sys.stdout)
         self._prompt: str | None = prompt
         self._clean = clean
         self._shading = shading
@@ -311,8 +311,7 @@ class TextWriter:
         for text, p in self._held:
             self._write(text[: max(0, event.kept_characters - self._written)], p)
         self._put(self._shading.close())
-        if self._page is not None:
-            self._page.flush()
+        self._flush()
         sys.stdout.write("\n" if self._last_line_break else "")
         sys.stdout.flush()
 
@@ -325,12 +324,6 @@ class TextWriter:
     def _write(self, text: str, p: float) -> None:
         self._written += len(text)
         self._put(self._shading.mark(self._clean(text), p))
-
-    def _put(self, text: str) -> None:
-        if self._page is None:
-            sys.stdout.write(text)
-        else:
-            self._page.push(text)
 
 
 def _writer(
@@ -349,22 +342,12 @@ def _writer(
     terminal = sys.stdout.isatty()
     raw = args.raw and not terminal
     shading = shading_of(args, os.environ)
-    if legend and (words := shading.legend(stops=config.stop_confidence != "off")):
-        sys.stderr.write(words + "\n")
+    if legend and not args.quiet and (words := shading.legend(stops=config.stop_confidence != "off")):
+        say(words, marked=True)
     return TextWriter(
         prompt.decode("utf-8", errors="replace"),
         clean=str if raw else safe_text,
         shading=shading,
         held_tokens=0 if terminal or config.stop_confidence == "off" else WINDOW,
         last_line_break=not raw,
-        columns=columns_of_terminal(),
     )
-
-
-def columns_of_terminal() -> int | None:
-    """How wide the terminal is that stdout goes to; None where it goes elsewhere."""
-    if not sys.stdout.isatty():
-        return None
-    from slim.cli.wrapped import terminal_columns
-
-    return terminal_columns()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+from slim.cli.lines import say
 from slim.errors import UsageError
 
 
@@ -42,18 +42,14 @@ def run(args: argparse.Namespace) -> int:
 
     from slim.cli.stage import show_stages
     from slim.formats.import_model import Imported, import_model
-    from slim.safe_text import safe_text
     from slim.wording import mega
 
     for result in show_stages(import_model(source, out, args.tokenizer)):
         assert isinstance(result, Imported)
         config = result.config
-        sys.stderr.write(
-            safe_text(
-                f"{out} is ready: {config.n_parameters:,} parameters, context {config.max_seq_len:,}, "
-                f"{mega(result.size_bytes)}"
-            )
-            + "\n"
+        say(
+            f"{out} is ready: {config.n_parameters:,} parameters, context {config.max_seq_len:,} tokens, "
+            f"{mega(result.size_bytes)}"
         )
     return 0
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from slim.cli.lines import write_rows
+
 # Of what a history records, in the order in which a person asks; the rest follows.
 _FIRST = {
     name: place
@@ -35,12 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
         return 0
-    from slim.safe_text import safe_text
-
-    rows = list(_rows(record))
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        sys.stdout.write(safe_text(f"{name:<{width}}  {text}") + "\n")
+    write_rows(_rows(record))
     return 0
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slim.cli.lines import say
 from slim.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,10 +66,7 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.write(json.dumps(as_record(record), allow_nan=False) + "\n")
         return 0 if runs else 3
     if not runs:
-        from slim.safe_text import safe_text
-
-        places = ", ".join(args.places)
-        sys.stderr.write(safe_text(f"slim: no runs in {places}") + "\n")
+        say(f"slim: no runs in {', '.join(args.places)}")
         return 3
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 120
     for line in table(runs, width, _unicode()):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from slim.cli.lines import say, writer_of
 from slim.cli.shading_options import add_options
 from slim.config import PRECISIONS
 from slim.errors import DataError, UsageError
@@ -47,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         default="auto",
         help="of the operands of matrix products (default: auto, bf16 where the CPU is fast at it)",
     )
+    parser.add_argument("-q", "--quiet", action="store_true", help="the text only, and errors")
     parser.set_defaults(run=run)
 
 
@@ -66,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
     from slim.safe_text import safe_text
 
     shading = shading_of(args, os.environ)
-    if not args.json and (words := shading.legend()):
-        sys.stderr.write(words + "\n")
-    for event in show_stages(stream(_events(args, text))):
+    if not args.json and not args.quiet and (words := shading.legend()):
+        say(words, marked=True)
+    put, flush = writer_of(sys.stdout)
+    for event in show_stages(stream(_events(args, text)), args.quiet):
         if args.json:
             assert isinstance(event, (TokenGenerated, TextScored))
             record = (
@@ -79,13 +82,15 @@ def run(args: argparse.Namespace) -> int:
             record.pop("event", None)
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
         elif isinstance(event, TokenGenerated):
-            sys.stdout.write(shading.mark(safe_text(event.text), event.p))
+            put(shading.mark(safe_text(event.text), event.p))
         else:
             assert isinstance(event, TextScored)
-            ends = text.endswith(b"\n")
-            sys.stdout.write(shading.close() + ("" if ends else "\n"))
+            put(shading.close())
+            flush()
+            sys.stdout.write("" if text.endswith(b"\n") else "\n")
             sys.stdout.flush()
-            sys.stderr.write(summary(event) + "\n")
+            if not args.quiet:
+                say(summary(event))
     return 0
 
 
@@ -105,7 +110,7 @@ def _read(path: str) -> bytes:
         if sys.stdin is None:
             raise UsageError("the text should come from stdin, but that is closed")
         if sys.stdin.isatty():
-            sys.stderr.write("slim: type the text; Ctrl-D ends it\n")
+            say("slim: type the text; Ctrl-D ends it")
         text = sys.stdin.buffer.read(LONGEST_TEXT + 1)
     else:
         from slim.input_file import HEAD_BYTES, kind_of, open_input

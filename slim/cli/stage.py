@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from slim.cli.lines import say
 from slim.events import Note, Progress
 from slim.safe_text import safe_text
 from slim.wording import duration, stage_line
@@ -44,8 +45,7 @@ def tell(note: Note, quiet: bool = False) -> None:
     """A note as a line on stderr."""
     warning = note.level == "warning"
     if warning or not quiet:
-        sys.stderr.write(safe_text(f"slim: {'warning: ' if warning else ''}{note.text}") + "\n")
-        sys.stderr.flush()
+        say(f"slim: {'warning: ' if warning else ''}{note.text}")
 
 
 class _Line:
@@ -68,8 +68,7 @@ class _Line:
         if not self._terminal:
             if self._named != event.stage:
                 self._named = event.stage
-                sys.stderr.write(f"slim: {stage_line(event)}\n")
-                sys.stderr.flush()
+                say(f"slim: {stage_line(event)}")
             return
         left = ""
         if 0 < event.done < event.total:

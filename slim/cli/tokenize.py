@@ -7,6 +7,9 @@ import json
 import os
 import sys
 
+from slim.cli.lines import say
+from slim.wording import counted
+
 WIDTH = 78
 
 
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         for line in wrapped(pieces):
             sys.stdout.write(line + "\n")
         mean = f", {len(data) / len(pieces):.2f} bytes each" if pieces else ""
-        sys.stderr.write(f"{len(pieces):,} tokens{mean}\n")
+        say(f"{counted(len(pieces), 'token')}{mean}")
     return 0
 
 

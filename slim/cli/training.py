@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from slim.cli.lines import say
 from slim.cli.runs import add_plot_option, check_plot, write_plot
 from slim.config import PRECISIONS, PRESETS
 from slim.errors import UsageError
@@ -171,12 +171,11 @@ def _draw(args: argparse.Namespace, finished: TrainFinished | None, out: str) ->
 def say_farewell(args: argparse.Namespace, finished: TrainFinished | None, out: str) -> None:
     """A line for what is there now, and one for what to do next: with `--quiet` too where a signal ended it."""
     if finished is not None and (finished.reason == "interrupted" or not args.quiet):
-        from slim.safe_text import safe_text
         from slim.wording import farewell
 
         with contextlib.suppress(OSError):
             for line in farewell(finished, out):
-                sys.stderr.write(safe_text(line) + "\n")
+                say(line)
 
 
 def drive(

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 
 from rich.cells import cell_len
 
-NARROWEST = 20  # columns: a terminal that says it has fewer is not believed
 _MARK = re.compile(r"(\x1b\[[0-9;]*m)")
-
-
-def terminal_columns() -> int:
-    """How wide the terminal of stdout is; `COLUMNS` wins."""
-    return max(shutil.get_terminal_size().columns, NARROWEST)
 
 
 class WrappedText:
