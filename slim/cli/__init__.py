@@ -19,21 +19,33 @@ from typing import NoReturn
 from slim import __version__
 from slim.errors import SlimError, UsageError
 
-COMMANDS = (
-    *("demo", "pretrain", "finetune", "train", "resume"),
-    *("generate", "chat", "score", "eval", "calibrate"),
-    *("runs", "info", "tokenize", "import", "export", "doctor", "bench"),
-)
+GROUPS = {
+    "make a model": ("demo", "pretrain", "finetune", "train", "resume"),
+    "write and talk with it": ("generate", "chat", "score"),
+    "look inside": ("runs", "info", "eval", "calibrate", "tokenize"),
+    "take it elsewhere": ("export", "import"),
+    "this machine": ("doctor", "bench"),
+}
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
+MOST_OPTIONS_IN_USAGE = 6
 LONGEST_COMPLAINT = 600  # characters: somebody may have pasted a book as an option
 EPILOG = """\
 new here?
-  slim demo                                      a model in four minutes, from the text that ships
-  slim pretrain corpus.txt 3 base.bin            a model from your own corpus
-  slim generate base.bin "once upon a time" 100  what it has learned
-  slim chat base.bin                             talk with it
+  slim demo                                  a first model, in four minutes
+  slim pretrain corpus.txt 3 base.bin        a model from your own corpus
+  slim generate base.bin "Once upon a time"  what it has learned
+  slim chat base.bin                         talk with it
+  slim-tui                                   all of it on a full screen
 
 slim COMMAND --help tells more about each.
 """
+
+
+class Help(argparse.HelpFormatter):
+    """Help whose texts are wrapped, but for those of several lines, which are laid out already."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: object) -> None:
         options.setdefault("allow_abbrev", False)
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", Help)
         super().__init__(**options)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
@@ -52,15 +64,37 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser of `slim`, and those of its commands."""
     parser = Parser(
         prog="slim",
+        usage="slim COMMAND ...",
         description="Train and run small language models on an ordinary CPU, offline.",
-        epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"slim {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", prog="slim", help=argparse.SUPPRESS
+    )
     for name in COMMANDS:
         module = f"slim.cli.{name}_" if keyword.iskeyword(name) else f"slim.cli.{name}"
         importlib.import_module(module).add_parser(subparsers)
+    said = {action.dest: action.help for action in subparsers._get_subactions()}
+    lists = [
+        f"{title}:\n" + "\n".join(f"  {name:<10} {said[name]}" for name in names)
+        for title, names in GROUPS.items()
+    ]
+    parser.epilog = "\n\n".join([*lists, EPILOG])
+    for command in subparsers.choices.values():
+        _shorten_usage(command)
     return parser, subparsers.choices
+
+
+def _shorten_usage(parser: argparse.ArgumentParser) -> None:
+    """Of a command with many options: they are listed below the usage, not in it."""
+    options = [action for action in parser._actions if action.option_strings]
+    if len(options) > MOST_OPTIONS_IN_USAGE:
+        places = [
+            f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar)
+            for action in parser._actions
+            if not action.option_strings
+        ]
+        parser.usage = " ".join([parser.prog, "[OPTIONS]", *places])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

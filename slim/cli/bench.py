@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "(pip install 'slim-lm[rivals]')",
     )
     parser.add_argument(
-        "--rounds", type=int, help="times that each is measured, turn by turn (default 5; quick: 2)"
+        "--rounds", metavar="N", type=int, help="times that each is measured, turn by turn (default 5; quick: 2)"
     )
     parser.add_argument("--quick", action="store_true", help="less of everything: half a minute")
     parser.add_argument(
@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--preset", choices=PRESETS, default="default", help="sizes of the model (default: default)"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--text", metavar="FILE", help="for the tokenizer (default: the demo's)")
     parser.add_argument(
         "--llama-library",

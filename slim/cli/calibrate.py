@@ -44,11 +44,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--samples", metavar="N", help="texts that it writes (default 512)")
     parser.add_argument(
         "--seconds",
+        metavar="S",
         type=float,
         default=SECONDS,
         help=f"that it may take; fewer texts are written and read then (default {SECONDS:g})",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the texts (default 0)")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the texts (default 0)")
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,

@@ -37,8 +37,9 @@ HELP = """\
 /help         this list
 /quit         leave; so does Ctrl-D
 
-A line that ends in \\ goes on in the next one; \"\"\" begins and ends a message of several lines.
-A message that begins with / is written //. Ctrl-C ends a reply that is being written.
+A line that ends in \\ goes on in the next one; \"\"\" begins and ends a message of
+several lines. A message that begins with / is written //. Ctrl-C ends a reply
+that is being written.
 """
 LEAVES = ("quit", "exit")
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"

@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Describe the command to argparse."""
     parser = subparsers.add_parser(
         "export",
-        help="a model for other programs",
+        help="write a model for other programs",
         description="Write MODEL as a Hugging Face directory (hf), a GGUF file with a Modelfile for Ollama "
         "(gguf), or a llama2.c checkpoint with its tokenizer.bin (llama2c). Without --to the name of OUT "
         "decides: .gguf, .bin, else a directory.",

@@ -14,6 +14,12 @@ from slim.cli.training import (
 )
 
 ORDER = "slim finetune BASE DATA EPOCHS OUT"
+EXAMPLES = """\
+examples:
+  slim finetune base.bin script.txt 20 script.bin
+  slim finetune base.bin talks.jsonl 5 chat.bin        {"messages": [...]} on each line
+  slim finetune base.bin talks.txt 5 chat.bin          lines User: ... and Assistant: ...
+"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -23,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="teach a model another text",
         description="Train the model BASE further on DATA: its vocabulary and sizes stay, the learning "
         "rate is lower, training stops when the held-out text no longer gains, and OUT holds the best.",
+        epilog=EXAMPLES,
     )
     parser.add_argument("base", metavar="BASE", help="a model file; it stays as it is")
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)

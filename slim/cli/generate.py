@@ -32,6 +32,14 @@ FINISH_FIELDS = (
 )
 LONGEST_PROMPT = 2**23  # bytes of stdin: twice what the longest context holds in the longest tokens
 
+EXAMPLES = """\
+examples:
+  slim generate base.bin "Once upon a time" 100
+  slim generate base.bin "The fox" --temp 0.6 --seed 7 --stop "\\n"
+  slim generate base.bin "The sea" 100 --confidence color
+  echo "Once there was" | slim generate base.bin - 50 --json
+"""
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Describe the command to argparse."""
@@ -40,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="continue a prompt",
         description="Continue PROMPT by at most N tokens. The prompt and the text go to stdout, "
         "statistics to stderr.",
+        epilog=EXAMPLES,
     )
     parser.add_argument("model", metavar="MODEL", help="a model file")
     parser.add_argument(

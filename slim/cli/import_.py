@@ -14,7 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Describe the command to argparse."""
     parser = subparsers.add_parser(
         "import",
-        help="a model of another program",
+        help="bring in a model of another program",
         description="Read a Hugging Face directory of a Llama (config.json, safetensors, tokenizer.json) or a "
         "llama2.c checkpoint (version 0), and write it as a model file, which every command takes. Nothing "
         "in SRC is run; what cannot be computed here is refused by name.",

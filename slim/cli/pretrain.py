@@ -18,6 +18,14 @@ from slim.cli.training import (
 from slim.errors import UsageError
 
 ORDER = "slim pretrain CORPUS EPOCHS OUT [MAX_BYTES]"
+EXAMPLES = """\
+examples:
+  slim pretrain corpus.txt 3 base.bin                 three times through
+  slim pretrain corpus.txt 3 base.bin 64MB            the first 64 MB of it
+  slim pretrain corpus.txt 100 base.bin --minutes 30  whichever comes first
+  zcat corpus.gz | slim pretrain - 3 base.bin         from another program
+  slim resume base.bin                                go on after Ctrl-C
+"""
 _SIZE = re.compile(
     r"(\d[\d_]{0,19}(?:\.\d{1,9})?) ?(?:([kmgt])(i?)b?|b)?", re.IGNORECASE | re.ASCII
 )
@@ -31,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Build a vocabulary from CORPUS and train a model on it, EPOCHS times through. "
         "OUT appears at the first validation and always holds the best model so far; OUT.run/ holds "
         "what is needed to go on.",
+        epilog=EXAMPLES,
     )
     parser.add_argument("corpus", metavar="CORPUS", help=DATA_HELP)
     parser.add_argument("epochs", metavar="EPOCHS", help="how often the text is read; 0.5 is half")

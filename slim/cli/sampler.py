@@ -13,28 +13,37 @@ DEFAULTS = GenerateConfig()
 def add_sampler_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Describe them to argparse; the group of those that concern the draw."""
     sampler = parser.add_argument_group("sampler")
-    for flag, kind, field, text in (
-        ("--temp", float, "temperature", "temperature; 0 takes the most probable token"),
-        ("--top-k", int, "top_k", "draw from the K most probable tokens; 0: off"),
-        ("--top-p", float, "top_p", "draw from the fewest tokens that hold P together; 1: off"),
+    for flag, metavar, kind, field, text in (
+        ("--temp", "T", float, "temperature", "temperature; 0 takes the most probable token"),
+        ("--top-k", "K", int, "top_k", "draw from the K most probable tokens; 0: off"),
+        ("--top-p", "P", float, "top_p", "draw from the fewest tokens that hold P together; 1: off"),
         (
             "--min-p",
+            "P",
             float,
             "min_p",
             "leave out what is less than P times as probable as the best; 0: off",
         ),
         (
             "--repeat-penalty",
+            "X",
             float,
             "repeat_penalty",
-            f"make the last {DEFAULTS.repeat_window} tokens less probable; 1: off",
+            f"above 1: make the last {DEFAULTS.repeat_window} tokens less probable; 1: off",
         ),
     ):
         default = getattr(DEFAULTS, field)
         sampler.add_argument(
-            flag, dest=field, type=kind, default=default, help=f"{text} (default {default:g})"
+            flag,
+            metavar=metavar,
+            dest=field,
+            type=kind,
+            default=default,
+            help=f"{text} (default {default:g})",
         )
-    sampler.add_argument("--seed", type=int, help="of the draw (default random, and reported)")
+    sampler.add_argument(
+        "--seed", metavar="S", type=int, help="of the draw (default random, and reported)"
+    )
     ending = parser.add_argument_group("when the text ends")
     ending.add_argument(
         "--stop",
@@ -52,6 +61,7 @@ def add_sampler_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     )
     ending.add_argument(
         "--min-tokens",
+        metavar="N",
         type=int,
         default=DEFAULTS.min_tokens,
         help=f"tokens that a lost model writes at least (default {DEFAULTS.min_tokens})",

@@ -14,6 +14,11 @@ from slim.cli.training import (
 )
 
 ORDER = "slim train DATA EPOCHS OUT"
+EXAMPLES = """\
+examples:
+  slim train notes.txt 50 quick.bin
+  slim train notes/ 50 quick.bin --plot quick.svg
+"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -23,6 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="train a small model from a small text, quickly",
         description="Train a model whose vocabulary and sizes fit DATA, EPOCHS times through at most: "
         "it stops when the held-out text no longer gains, and OUT holds the best.",
+        epilog=EXAMPLES,
     )
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     parser.add_argument("epochs", metavar="EPOCHS", help="how often the text is read at most")

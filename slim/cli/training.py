@@ -13,7 +13,7 @@ from slim.cli.runs import add_plot_option, check_plot, write_plot
 from slim.config import PRECISIONS, PRESETS
 from slim.errors import UsageError
 from slim.request import Request, RunControl
-from slim.settings import SPLITS, Settings, gather
+from slim.settings import MODEL_KEYS, SPLITS, TRAIN_KEYS, Settings, gather
 
 if TYPE_CHECKING:
     from slim.events import Event, TrainFinished
@@ -63,12 +63,29 @@ def add_run_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any single setting, such as --set learning_rate=1e-3; may be given several times",
+        help="any single setting, such as --set learning_rate=1e-3; may be given several times "
+        "(all keys are listed below)",
     )
     existing = parser.add_argument_group("when OUT exists").add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="start again and replace it")
     existing.add_argument("--resume", action="store_true", help="go on where its run stopped")
     add_output_options(parser)
+    parser.epilog = f"{parser.epilog or ''}\n{_keys(sizes)}"
+
+
+def _keys(sizes: bool) -> str:
+    """What `--set` and `--config` know."""
+    model = f"  sizes     {_listed(MODEL_KEYS)}\n" if sizes else ""
+    return (
+        f"keys of --set and --config:\n{model}  training  {_listed(TRAIN_KEYS)}\n"
+        "OUT.run/settings.json tells which values a run has\n"
+    )
+
+
+def _listed(keys: Iterable[str]) -> str:
+    import textwrap
+
+    return textwrap.fill(", ".join(keys), 78, initial_indent=" " * 12, subsequent_indent=" " * 12)[12:]
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
