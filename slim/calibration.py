@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ SHARES = (0.01, 0.02, 0.05, 0.10, 0.20, 0.30, 0.50)
 DEFAULT_SHARE = 0.20
 PERCENTILES = tuple(range(0, 101, 5))
 ENOUGH_DOCUMENTS, ENOUGH_TOKENS = 100, 20_000
+LONGEST_NAME = 40  # characters of a statistic or a precision
 BINS = 15  # of a reliability diagram, with equally many tokens each
 _SAMPLER = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_window", "max_tokens")  # fmt: skip
 
@@ -120,21 +122,25 @@ class Calibration:
         return known[-1][1]
 
 
+def _name(fields: Mapping[str, object], field: str) -> str:
+    value = fields[field]
+    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST_NAME:
+        raise ValueError(field)
+    return value
+
+
 def _calibration(record: object) -> Calibration:
     fields = _fields(record, Calibration)
     sampler = fields["sampler"]
     if not isinstance(sampler, dict) or set(sampler) != set(_SAMPLER):
         raise ValueError("sampler")
-    for name in ("statistic", "precision"):
-        if not isinstance(fields[name], str) or not 1 <= len(fields[name]) <= 40:
-            raise ValueError(name)
     if not isinstance(fields["prompted"], bool):
         raise ValueError("prompted")
     thresholds = _by_share(fields["thresholds"])
     share = _number(fields["share"], 0.0, 1.0)
     threshold = _number(fields["threshold"], -100.0, 0.0)
     return Calibration(
-        statistic=fields["statistic"],
+        statistic=_name(fields, "statistic"),
         window=_whole(fields["window"], 1, 4096),
         patience=_whole(fields["patience"], 1, 4096),
         min_tokens=_whole(fields["min_tokens"], 0, 2**20),
@@ -145,7 +151,7 @@ def _calibration(record: object) -> Calibration:
         tokens=_whole(fields["tokens"], 1, 2**40),
         prompted=fields["prompted"],
         sampler={name: _number(sampler[name], 0.0, 1e9) for name in _SAMPLER},
-        precision=fields["precision"],
+        precision=_name(fields, "precision"),
         held_out=None if fields["held_out"] is None else _held_out(fields["held_out"]),
     )
 

@@ -292,7 +292,7 @@ def usable_cores() -> int:
 def _apply_threads(count: int) -> int:
     import numba
 
-    most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    most = int(numba.config.NUMBA_NUM_THREADS)
     if count > most:
         cores = "core" if most == 1 else "cores"
         raise ConfigError(

@@ -161,8 +161,10 @@ def _calibratedness(
     drawn = []
     for _ in range(DRAWS):
         picked = random.integers(0, len(sure), len(sure)).tolist()
-        parts = (np.concatenate([values[i] for i in picked]) for values in (sure, right))
-        drawn.append(expected_error(reliability_bins(*parts)))
+        sureness = np.concatenate([sure[i] for i in picked])
+        drawn.append(
+            expected_error(reliability_bins(sureness, np.concatenate([right[i] for i in picked])))
+        )
     low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
     return Calibratedness(
         *(temperature, expected_error(bins), low, high, full.error(), full.brier),

@@ -321,6 +321,13 @@ class _Register:
         )
 
 
+def check_text(name: str, text: bytes) -> None:
+    """DataError for bytes that are no UTF-8 text, which a corpus would not take either."""
+    oddities = _Oddities()
+    oddities.look(text)
+    oddities.check(name)
+
+
 class _Oddities:
     """What is odd about a text, counted chunk by chunk."""
 

@@ -32,7 +32,7 @@ def check_fits(
     if available is not None and needed > USABLE_SHARE * available:
         raise ConfigError(
             f"this needs about {needed / 1e9:,.1f} GB of memory, but {USABLE_SHARE:.0%} of what is "
-            f"available are {USABLE_SHARE * available / 1e9:,.1f} GB: {advice} "
+            f"available is {USABLE_SHARE * available / 1e9:,.1f} GB: {advice} "
             f"(the model has {n_parameters:,} parameters)"
         )
 

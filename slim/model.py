@@ -61,7 +61,7 @@ class Panels:
         self.flat, self.forward, starts = self._buffers(transposed=True)
         self.starts = np.array(starts[:-1], np.int64).reshape(-1, 4)
         self.head_start = starts[-1]
-        nothing = np.empty(0, dtype)
+        nothing: np.ndarray = np.empty(0, dtype)
         self.backward = [nothing] * len(self.forward)
 
     def _buffers(self, transposed: bool) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
@@ -95,7 +95,8 @@ class Int8Panels:
     def __init__(self, panels: Panels) -> None:
         self.matrices = panels.matrices
         sizes = [packed_size8(*w.shape) for w in self.matrices]
-        *starts, size = [0, *np.cumsum(sizes).tolist()]
+        starts: list[int] = [0, *np.cumsum(sizes).tolist()]
+        size = starts.pop()
         self._starts = starts
         self.flat = zeros(size, np.int8)
         self.starts = np.array(starts[:-1], np.int64).reshape(-1, 4)

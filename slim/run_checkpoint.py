@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ def recover_best(best: Path, out: Path, best_step: int | None) -> bool:
     return True
 
 
-def _chunks(file) -> Iterator[bytes]:  # type: ignore[no-untyped-def]
+def _chunks(file: FileIO) -> Iterator[bytes]:
     while chunk := file.read(_CHUNK_BYTES):
         yield chunk
 

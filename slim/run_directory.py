@@ -19,6 +19,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from slim.atomic_file import PREVIOUS_SUFFIX, replace_file, sweep
 from slim.errors import DataError, SaveError, SlimError, UsageError
@@ -311,7 +312,7 @@ def _is_same_file(fd: int, path: Path) -> bool:
         return False
 
 
-def _end_of_last_line(file) -> int:  # type: ignore[no-untyped-def]
+def _end_of_last_line(file: BinaryIO) -> int:
     """Where the last whole line of an open file ends."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:

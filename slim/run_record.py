@@ -36,7 +36,7 @@ class RunRecord:
     loss: float | None = None  # smoothed, of the last step
     best_bits_per_byte: float | None = None
     best_step: int | None = None
-    tokens_per_second: float | None = None  # over the whole run
+    tokens_per_second: float | None = None  # over the whole run, without what came before its first step
     elapsed_seconds: float = 0.0
     changed: float = 0.0  # seconds since the epoch
     training: tuple[Point, ...] = ()  # smoothed loss in bits per byte, over tokens
@@ -107,6 +107,7 @@ def _summary(
     events: Iterator[RunStarted | StepFinished | EvalFinished],
 ) -> RunRecord:
     started: RunStarted | None = None
+    first: StepFinished | None = None
     last: StepFinished | None = None
     best: EvalFinished | None = None
     tokens = 0
@@ -119,6 +120,7 @@ def _summary(
         # Nats per token over the bits and bytes of a token: comparable between vocabularies.
         scale = 1.0 / (math.log(2.0) * started.bytes_per_token) if started is not None else 0.0
         if isinstance(event, StepFinished):
+            first = first or event
             last, tokens = event, event.tokens_seen
             if scale and math.isfinite(event.smoothed_loss):
                 training.append(Point(tokens, event.smoothed_loss * scale))
@@ -141,12 +143,20 @@ def _summary(
         loss=last.smoothed_loss if last is not None else None,
         best_bits_per_byte=best.bits_per_byte if best is not None else None,
         best_step=best.step if best is not None else None,
-        tokens_per_second=tokens / seconds if seconds > 0 else None,
+        tokens_per_second=_speed(first, last),
         elapsed_seconds=seconds,
         changed=changed,
         training=tuple(training),
         validation=tuple(validation),
     )
+
+
+def _speed(first: StepFinished | None, last: StepFinished | None) -> float | None:
+    """Tokens per second between two steps: kernels are compiled before the first one. Of one step, its own."""
+    if first is None or last is None:
+        return None
+    seconds = last.elapsed_seconds - first.elapsed_seconds
+    return (last.tokens_seen - first.tokens_seen) / seconds if seconds > 0 else last.tokens_per_second
 
 
 def _events(metrics: Path) -> Iterator[RunStarted | StepFinished | EvalFinished]:

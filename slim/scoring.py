@@ -72,17 +72,13 @@ def logits_of(model: Model, documents: Sequence[np.ndarray], start_id: int) -> I
             targets[row, :n] = window.ids[1:]
             numbers[row, scored] = window.document
             positions[row, scored] = window.first + np.arange(window.scored)
-        targets, numbers, positions = (
-            targets.reshape(-1),
-            numbers.reshape(-1),
-            positions.reshape(-1),
-        )
+        of_rows = targets.reshape(-1), numbers.reshape(-1), positions.reshape(-1)
         for rows, logits in model.logits_in_chunks(workspace, tokens):
-            kept = np.flatnonzero(numbers[rows] >= 0)
+            kept = np.flatnonzero(of_rows[1][rows] >= 0)
             if kept.size:
                 here = rows.start + kept
                 some = logits if kept.size == len(logits) else logits[kept]
-                yield Chunk(some, targets[here], numbers[here], positions[here])
+                yield Chunk(some, *(values[here] for values in of_rows))
 
 
 class Scorer:

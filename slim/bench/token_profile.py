@@ -190,7 +190,7 @@ def _read_cycles(context):  # type: ignore[no-untyped-def]
 @njit
 def read_cycles() -> int:
     """The cycle counter."""
-    return _read_cycles()  # type: ignore[call-arg]
+    return _read_cycles()
 
 
 def least_seconds(*measurements: Callable[[], float]) -> list[float]:

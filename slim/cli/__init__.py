@@ -26,6 +26,7 @@ GROUPS = {
     "take it elsewhere": ("export", "import"),
     "this machine": ("doctor", "bench"),
 }
+TAKE_TEXT = ("generate", "tokenize")
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 MOST_OPTIONS_IN_USAGE = 6
 LONGEST_COMPLAINT = 600  # characters: somebody may have pasted a book as an option
@@ -153,6 +154,8 @@ def _dispatch(arguments: list[str]) -> int:
         command = parser if args.command is None else commands[args.command]
         options = [option for option in command._option_string_actions if option.startswith("--")]
         hint = nearest(unknown[0].partition("=")[0], options)
+        if not unknown[0].startswith("-") and args.command in TAKE_TEXT:
+            hint = " (a text of several words is put in quotes)"
         raise UsageError(f"did not expect {unknown[0]!r}{hint}; see {command.prog} --help")
     if args.command is None:
         raise UsageError("a command is needed; see slim --help")

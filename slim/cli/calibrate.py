@@ -68,13 +68,15 @@ def run(args: argparse.Namespace) -> int:
     if not 0.0 <= args.seconds < math.inf:
         raise UsageError(f"--seconds must be 0 or more, but is {args.seconds:g}")
 
+    from slim.calibration import Calibration
     from slim.cli.info import calibration_rows
     from slim.cli.stage import show_stages
     from slim.compute import stream
 
     began = time.monotonic()
     (result,) = show_stages(stream(_events(args, samples, threads or 0)))
-    record = result.as_dict()  # type: ignore[union-attr]
+    assert isinstance(result, Calibration)
+    record = result.as_dict()
     if args.json:
         sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
         return 0

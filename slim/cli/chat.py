@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     return _Talk(args, chat, MessageReader()).run()
 
 
-def _load(args: argparse.Namespace, config: GenerateConfig) -> Iterator[Progress | Chat]:
+def _load(args: argparse.Namespace, config: GenerateConfig) -> Iterator[Progress | Note | Chat]:
     """The work before the first message, in the engine thread; the last that comes is the chat."""
     from slim.chat import Chat
     from slim.conversation import knows_roles
@@ -264,6 +264,7 @@ class _Talk:
             raise UsageError(f"/set {name} needs a value; /set lists what there is")
         self._settings.set(name, value.strip())
         self._chat.config = self._settings.config
+        self._tell(self._settings.line(name))
 
     def _clear(self, rest: str) -> None:
         self._chat.clear()
@@ -313,9 +314,12 @@ class _Talk:
         use = self._chat.context_use
         turns = self._chat.turns
         speed = f", {self._tokens / self._seconds:,.0f} tokens/s" if self._seconds > 0 else ""
+        gone = ""
+        if left := self._chat.left:
+            gone = f", which the oldest {_turns(left)} {'has' if left == 1 else 'have'} left"
         self._say(
             f"{_turns(len(turns))}, {sum(turn.tokens for turn in turns):,} tokens; "
-            f"context {use.used:,} of {use.limit:,}; {self._chat.left} of the oldest turns have left it\n"
+            f"context {use.used:,} of {use.limit:,} tokens{gone}\n"
             f"{_replies(self._replies)} since the start, {self._tokens:,} tokens{speed}"
         )
 

@@ -61,7 +61,7 @@ class ChatSettings:
 
     def set(self, name: str, text: str) -> None:
         """Change one setting; UsageError names those that there are, ConfigError what a value should be."""
-        name = _NAMES.get(name.replace("-", "_"), name.replace("-", "_"))
+        name = _known_as(name)
         if name == "confidence":
             if text not in STYLES:
                 raise UsageError(f"confidence must be {', '.join(STYLES)}, but is {text!r}")
@@ -74,12 +74,24 @@ class ChatSettings:
                 f"there is no setting {name!r}{nearest(name, names)}: /set lists them all"
             )
 
+    def line(self, name: str) -> str:
+        """A setting that there is, with its value."""
+        return f"{_known_as(name)}: {self._shown()[_known_as(name)]}"
+
     def lines(self) -> list[str]:
         """Every setting with its value."""
-        shown = {name: _in_words(name, getattr(self.config, name)) for name in _READERS}
-        shown["confidence"] = self.confidence
+        shown = self._shown()
         width = max(map(len, shown))
         return [f"{name:<{width}}  {value}" for name, value in shown.items()]
+
+    def _shown(self) -> dict[str, str]:
+        shown = {name: _in_words(name, getattr(self.config, name)) for name in _READERS}
+        return {**shown, "confidence": self.confidence}
+
+
+def _known_as(name: str) -> str:
+    name = name.replace("-", "_")
+    return _NAMES.get(name, name)
 
 
 def _in_words(name: str, value: object) -> str:

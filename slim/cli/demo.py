@@ -15,6 +15,7 @@ from slim.cli.training import drive, optional_count, positive_number
 from slim.config import GenerateConfig
 from slim.demo_recipe import CLOSING_SECONDS, MINUTES, OUT, PROMPT, demo_request
 from slim.errors import SlimError, UsageError
+from slim.request import RunControl
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,17 +115,17 @@ def _settings(out: str) -> dict[str, object] | None:
 
 
 def _training(
-    args: argparse.Namespace, state: str, minutes: float, threads: int | None, control: object
+    args: argparse.Namespace, state: str, minutes: float, threads: int | None, control: RunControl
 ) -> Iterator[Event]:
     """The run, in the engine thread."""
     from slim.run import resume, start
 
     if state == "stopped":
-        yield from resume(args.out, control, threads)  # type: ignore[arg-type]
+        yield from resume(args.out, control, threads)
         return
     left = 60.0 * minutes - (time.monotonic() - BEGAN) - CLOSING_SECONDS
     request = demo_request(args.out, left, threads, args.force)
-    yield from start(request, control)  # type: ignore[arg-type]
+    yield from start(request, control)
 
 
 # ---- what is said --------------------------------------------------------------------------------

@@ -63,12 +63,15 @@ def run(args: argparse.Namespace) -> int:
 
     from slim.cli.stage import show_stages
     from slim.compute import stream
+    from slim.confidence_report import ConfidenceReport
+    from slim.evaluate import Evaluation
 
     (result,) = show_stages(stream(_events(args, threads or 0)))
-    if args.calibration:
-        _show_report(args, result)  # type: ignore[arg-type]
+    if isinstance(result, ConfidenceReport):
+        _show_report(args, result)
         return 0
-    if not math.isfinite(result.nats):  # type: ignore[union-attr]
+    assert isinstance(result, Evaluation)
+    if not math.isfinite(result.nats):
         raise ModelFileError(f"{args.model}: its weights are damaged: the loss is not a number")
     record = {
         name: getattr(result, name)
@@ -162,7 +165,8 @@ def _events(
         from slim.confidence_report import confidence_report
         from slim.generate import usable_calibration
 
-        calibration = usable_calibration(metadata.get("calibration"))  # type: ignore[arg-type]
+        record = metadata.get("calibration")
+        calibration = usable_calibration(record if isinstance(record, dict) else None)
         yield (yield from confidence_report(model, list(documents), tokenizer.start_id, calibration))
         return
     counted = [documents.counted_of(i) for i in range(len(documents))]

@@ -17,8 +17,8 @@ ORDER = "slim finetune BASE DATA EPOCHS OUT"
 EXAMPLES = """\
 examples:
   slim finetune base.bin script.txt 20 script.bin
-  slim finetune base.bin talks.jsonl 5 chat.bin  {"messages": [...]} on each line
-  slim finetune base.bin talks.txt 5 chat.bin    lines User: ... and Assistant: ...
+  slim finetune base.bin talks.jsonl 5 chat.bin  {"messages": [...]} per line
+  slim finetune base.bin talks.txt 5 chat.bin    lines User: and Assistant:
 """
 
 

@@ -76,7 +76,7 @@ def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
         heads += f" ({model['n_kv_heads']} for keys and values)"
     yield (
         "sizes",
-        f"{layers}, dim {model['dim']}, {heads}, hidden {model['hidden_dim']}, "
+        f"{layers}, dim {model['dim']}, {heads}, hidden {model['hidden_dim']:,}, "
         f"{'tied' if model['tie_embeddings'] else 'untied'} output head",
     )
     yield "context", f"{model['max_seq_len']:,} tokens"
@@ -92,12 +92,18 @@ def _rows(record: dict[str, object]) -> Iterator[tuple[str, str]]:
 
 def _in_one_line(entry: object) -> str:
     """A record of the history as `name value, name value`, numbers readable."""
+    from slim.wording import duration
+
     if not isinstance(entry, dict):
         return str(entry)
     parts = []
     for name in sorted(entry, key=lambda name: (_FIRST.get(name, len(_FIRST)), name)):
         value = entry[name]
-        if isinstance(value, float):
+        if name.endswith("sha256"):
+            continue  # for programs: --json tells it
+        if name == "seconds" and isinstance(value, (int, float)):
+            name, text = "time", duration(value)
+        elif isinstance(value, float):
             text = f"{value:.4g}"
         elif isinstance(value, int) and not isinstance(value, bool):
             text = f"{value:,}"

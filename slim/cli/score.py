@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="a model file")
     parser.add_argument("file", metavar="FILE", help="a text, UTF-8; - reads stdin")
-    add_options(parser, style="color")
+    add_options(parser, style=None)
     parser.add_argument(
         "--json", action="store_true", help="one JSON object per token and a last one"
     )
@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
             f"--alternatives must be from 0 to {MOST_ALTERNATIVES}, but is {args.alternatives}"
         )
     text = _read(args.file)
+    if args.confidence is None:
+        args.confidence = "color" if sys.stdout.isatty() else "plain"
 
     from slim.cli.generate import token_record
     from slim.cli.shading import shading_of
@@ -126,6 +128,9 @@ def _read(path: str) -> bytes:
         raise DataError(f"{name}: is longer than {LONGEST_TEXT:,} bytes: score a part of it")
     if not text:
         raise DataError(f"{name}: holds no text")
+    from slim.corpus import check_text
+
+    check_text(name, text)
     return text
 
 

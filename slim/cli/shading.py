@@ -68,7 +68,7 @@ class Shading:
             return text
         level = self._bins.of(p)
         if self._style == "plain":
-            return self._bracketed(text, level)
+            return self._bracketed(text, level) if not text.isspace() else self.close() + text
         code = self._codes[level]
         return f"{ESCAPE}{code}m{text}{ESCAPE}0m" if code else text
 

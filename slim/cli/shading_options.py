@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 
 
-def add_options(parser: argparse._ActionsContainer, style: str) -> None:
-    """`--confidence` with its default, and `--bins`."""
+def add_options(parser: argparse._ActionsContainer, style: str | None) -> None:
+    """`--confidence` with its default (None: by where the text goes), and `--bins`."""
+    default = "color on a terminal, else plain" if style is None else style
     parser.add_argument(
         "--confidence",
         choices=("color", "plain", "off"),
         default=style,
-        help=f"show how expected each word was, by shading or by brackets (default {style})",
+        help=f"show how expected each word was, by shading or by brackets (default {default})",
     )
     parser.add_argument(
         "--bins",

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from slim.operating_system import STOP_SIGNALS
 
+Handler = Callable[[int, FrameType | None], object] | int | None
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -28,7 +29,7 @@ class StopRequest:
         self.signal: int | None = None
         self._on_first = on_first
         self._ends_program = ends_program
-        self._before: dict[int, object] = {}
+        self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> StopRequest:
         for number in STOP_SIGNALS:
@@ -48,7 +49,7 @@ class StopRequest:
             atexit.register(_ignore, tuple(self._before))
             return
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def requested(self) -> bool:
         """Whether what is going on should come to an orderly end."""

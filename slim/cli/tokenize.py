@@ -31,13 +31,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tokens."""
-    from slim.compute import stream
+    from slim.compute import call
     from slim.model_file import open_source
 
     with open_source(args.model) as source:
         tokenizer = source.tokenizer
     data = sys.stdin.buffer.read() if args.text == "-" else os.fsencode(args.text)
-    (ids,) = stream(iter_once(lambda: tokenizer.encode(data)))
+    ids = call(lambda: tokenizer.encode(data))
     pieces = [visible(tokenizer.token_bytes(token_id)) for token_id in ids.tolist()]
     if args.ids:
         sys.stdout.write(" ".join(map(str, ids.tolist())) + "\n")
@@ -50,11 +50,6 @@ def run(args: argparse.Namespace) -> int:
         mean = f", {len(data) / len(pieces):.2f} bytes each" if pieces else ""
         say(f"{counted(len(pieces), 'token')}{mean}")
     return 0
-
-
-def iter_once(make):  # type: ignore[no-untyped-def]
-    """A generator of one value, made in whatever thread reads it."""
-    yield make()
 
 
 def visible(token: bytes) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,4 +228,5 @@ def _byte_count(weight: np.ndarray, kind: str) -> int:
 def _stored(gguf: Any, weight: np.ndarray, kind: str) -> np.ndarray:
     if kind == "q8_0":
         return gguf.quants.quantize(weight, gguf.GGMLQuantizationType.Q8_0)
-    return {"f32": np.ascontiguousarray, "f16": to_f16, "bf16": to_bf16}[kind](weight)
+    narrow: dict[str, Callable[[np.ndarray], np.ndarray]] = {"f16": to_f16, "bf16": to_bf16}
+    return np.ascontiguousarray(weight) if kind == "f32" else narrow[kind](weight)

@@ -12,6 +12,7 @@ import os
 import re
 import struct
 from collections.abc import Generator, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import NoReturn
 
@@ -265,7 +266,7 @@ def _ours(pieces: list[bytes], scores: list[float]) -> Tokenizer | None:
     return Tokenizer(merges)
 
 
-def _read_exactly(file, view: np.ndarray, path: Path) -> None:  # type: ignore[no-untyped-def]
+def _read_exactly(file: FileIO, view: np.ndarray, path: Path) -> None:
     rest = view.reshape(-1).view(np.uint8).data
     while rest:
         count = file.readinto(rest)

@@ -34,7 +34,7 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
     What takes longest to compile comes first, so that processes which share the work end together.
     Nothing where Numba is told not to compile.
     """
-    if numba_config.DISABLE_JIT:  # type: ignore[attr-defined]
+    if numba_config.DISABLE_JIT:
         return []
     n, f = types.int64, types.float32
     F1, F2, F3 = (types.Array(f, ndim, "C") for ndim in (1, 2, 3))
