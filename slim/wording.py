@@ -87,6 +87,6 @@ def farewell(finished: TrainFinished, out: str) -> list[str]:
         return ["stopped before the first step: nothing was made"]
     return [
         f"stopped after step {finished.step:,}, and saved in {out}.run/",
-        f"{out} holds the best model so far{best}",
+        f"{out} holds the best model so far{best}" if best else f"{out} holds the model as it is",
         f"go on with: slim resume {name}",
     ]

@@ -48,8 +48,22 @@ def test_score_shows_the_text_and_what_it_comes_to(
     assert main(["score", str(tiny_model), str(text_file), "--confidence", "plain"]) == 0
     out, err = capsys.readouterr()
     # Random weights expect nothing: everything is below .05.
-    assert out.startswith("{The fox ran.") and out.rstrip().endswith("}")
+    assert out == "{The fox ran.}\n{It rained, and rained.}\n"
     assert "model p: p >= .8  .5  (.2)  [.05]  {less}" in err
+
+
+def test_what_goes_to_a_file_has_brackets_and_no_escapes(
+    tiny_model: Path, text_file: Path, capsys: Captured
+) -> None:
+    assert main(["score", str(tiny_model), str(text_file), "-q"]) == 0
+    assert capsys.readouterr() == ("{The fox ran.}\n{It rained, and rained.}\n", "")
+
+
+def test_what_is_no_text_is_refused(tiny_model: Path, tmp_path: Path, capsys: Captured) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(bytes(range(128, 256)) * 20)
+    assert main(["score", str(tiny_model), str(path)]) == 3
+    assert "is binary, or text in another encoding" in capsys.readouterr().err
 
 
 def test_score_as_json(tiny_model: Path, text_file: Path, capsys: Captured) -> None:

@@ -68,7 +68,8 @@ class Shading:
             return text
         level = self._bins.of(p)
         if self._style == "plain":
-            return self._bracketed(text, level) if not text.isspace() else self.close() + text
+            breaks = text.isspace() and "\n" in text  # brackets do not go on over the end of a line
+            return self.close() + text if breaks else self._bracketed(text, level)
         code = self._codes[level]
         return f"{ESCAPE}{code}m{text}{ESCAPE}0m" if code else text
 
