@@ -306,7 +306,7 @@ def _reopen(
         trainer = Trainer(model, data, plan.config, plan.B, plan.T)
         standing = read_last(file, trainer.optimizer, plan.total_steps)
     model.pack()
-    directory.cut_back(standing.journal_sizes)
+    directory.cut_back(standing.journal_sizes, standing.unwritten)
     run = TrainingRun(plan, directory, control, trainer, tokenizer, history, standing)
     trainer.start_clock()
     return run, memory, threads

@@ -40,6 +40,7 @@ class Standing:
     sampled_step: int = -1
     rollbacks: int = 0  # since the best evaluation
     journal_sizes: dict[str, int] = field(default_factory=dict)
+    unwritten: dict[str, str] = field(default_factory=dict)  # lines that belong behind those
 
     def as_record(self) -> dict[str, object]:
         return dataclasses.asdict(self)
@@ -67,7 +68,7 @@ class Standing:
 
 def _check(name: str, value: object, kind: str) -> None:
     """TypeError or ValueError unless a value that was read is of the kind that its field has."""
-    if kind in ("TrainingState", "dict[str, int]"):
+    if kind == "TrainingState" or kind.startswith("dict"):
         if isinstance(value, bool | int | float | str | None):
             raise TypeError(f"{name} is {value!r:.40}")
         return

@@ -28,9 +28,8 @@ from slim.input_file import reason
 from slim.operating_system import CLOSE_ON_EXEC, NO_LINKS, lock
 
 LARGEST_SETTINGS = 4_000_000  # bytes
-LARGEST_BACKLOG = (
-    2**24
-)  # bytes of lines that a full disk refuses and that are kept to be tried again
+# Bytes of lines that a full disk refuses: they are tried again, and kept with a checkpoint, which has room for 16 MB of words.
+LARGEST_BACKLOG = 2**21
 
 SETTINGS, RESULT = "settings.json", "result.json"
 STDIN_TEXT = "stdin.txt"
@@ -153,12 +152,18 @@ class RunDirectory:
         """How much of the events there is now: to be kept with a checkpoint and given to `cut_back`."""
         return {name: self._journals[name].size for name in JOURNALS[:2]}
 
-    def cut_back(self, sizes: Mapping[str, object]) -> None:
-        """Forget the events after a checkpoint: they will happen again."""
+    def unwritten(self) -> dict[str, str]:
+        """The events that still wait to be written, because the disk is full, say: to be kept in the same way."""
+        return {
+            name: waiting for name in JOURNALS[:2] if (waiting := self._journals[name].unwritten)
+        }
+
+    def cut_back(self, sizes: Mapping[str, object], unwritten: Mapping[str, object]) -> None:
+        """Forget the events after a checkpoint, which will happen again, and remember those that waited then."""
         for name in JOURNALS[:2]:
-            size = sizes.get(name)
+            size, waiting = sizes.get(name), unwritten.get(name)
             if isinstance(size, int) and size >= 0:
-                self._journals[name].cut(size)
+                self._journals[name].cut(size, waiting if isinstance(waiting, str) else "")
 
     def close(self) -> None:
         """Let go of the lock; a folder in which nothing has been saved yet disappears."""
@@ -210,10 +215,15 @@ class Journal:
         self._backlog.clear()
         return None
 
-    def cut(self, size: int) -> None:
-        """Keep the first `size` bytes, and of those only whole lines."""
+    @property
+    def unwritten(self) -> str:
+        """Lines that could not be written yet."""
+        return self._backlog.decode("utf-8")
+
+    def cut(self, size: int, unwritten: str = "") -> None:
+        """Keep the first `size` bytes, and of those only whole lines; the lines `unwritten` come next."""
         self.close()
-        self._backlog.clear()
+        self._backlog[:] = unwritten.encode("utf-8", "replace")
         with contextlib.suppress(FileNotFoundError), self._path.open("r+b") as file:
             file.truncate(min(size, file.seek(0, os.SEEK_END)))
             file.truncate(_end_of_last_line(file))

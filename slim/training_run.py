@@ -312,6 +312,7 @@ class TrainingRun:
         yield from self._keep_directory()
         self.trainer.read_clock()
         self.standing.journal_sizes = self.directory.journal_sizes()
+        self.standing.unwritten = self.directory.unwritten()
         path, began = self.directory.last, time.monotonic()
         try:
             size = write_last(path, self.trainer.optimizer, self._metadata(), self.standing)

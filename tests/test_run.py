@@ -557,6 +557,32 @@ def test_lines_that_a_full_disk_refuses_come_later(
     assert (tmp_path / "metrics.jsonl").read_text() == "one\n" and journal.size == 4
 
 
+def test_lines_that_waited_when_a_run_was_killed_come_when_it_goes_on(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may have room for a save and none for the journals: what they lack is in the save."""
+    whole, parts = corpus.parent / "whole.bin", corpus.parent / "parts.bin"
+    list(run.start(request(corpus, out=str(whole))))
+    monkeypatch.setattr(training_run.TrainingRun, "_is_save_due", lambda self: True)
+    append = Journal.append
+
+    def refuse(journal: Journal, line: str) -> str:
+        journal._backlog += line.encode()
+        return "no space left on device"
+
+    events = run.start(request(corpus, out=str(parts)))
+    for event in events:
+        if isinstance(event, StepFinished):
+            monkeypatch.setattr(Journal, "append", refuse if event.step >= 5 else append)
+            if event.step == 20:
+                break
+    events.close()  # type: ignore[attr-defined]
+    assert len(metrics(parts)) < 10
+    monkeypatch.setattr(Journal, "append", append)
+    list(run.resume(parts))
+    assert metrics(parts) == metrics(whole)
+
+
 def test_what_a_killed_process_was_writing_is_swept_at_the_start(tmp_path: Path) -> None:
     begun = RunDirectory(tmp_path / "m.bin")
     begun.write_settings({})
