@@ -28,7 +28,7 @@ from slim.tui.chat_screen import ChatScreen
 from slim.tui.dialogs import OpenDialog, QuitDialog, TooSmall
 from slim.tui.generate_screen import GenerateScreen
 from slim.tui.glyphs import ascii_only
-from slim.tui.help import HelpScreen
+from slim.tui.help import HelpScreen, key_name
 from slim.tui.home import HomeScreen
 from slim.tui.plain_scroll_bar import use_plain_scroll_bars
 from slim.tui.run_follower import FollowedRun
@@ -70,12 +70,12 @@ class SlimApp(App[Outcome]):
         "chat": ChatScreen,
     }
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f1,question_mark", "help", "Help", key_display="?"),
+        Binding("f1,question_mark", "help", "Help", key_display="F1"),
         Binding("1,f2", "page('home')", "Home", show=False),
         Binding("2,f3", "page('train')", "Train", show=False),
         Binding("3,f4", "page('generate')", "Generate", show=False),
         Binding("4,f5", "page('chat')", "Chat", show=False),
-        Binding("o,ctrl+o", "open", "Open", key_display="o"),
+        Binding("o,ctrl+o", "open", "Open", key_display="^o"),
         Binding("escape", "back", "Back", show=False),
         Binding("ctrl+q", "quit", "Quit", priority=True),
         Binding("ctrl+c", "interrupt", "Copy, or how to quit", show=False, system=True),
@@ -101,6 +101,8 @@ class SlimApp(App[Outcome]):
         self.ascii_only = ascii_only()
         self.ticked: Signal[None] = Signal(self, "ticked")
         self.session_changed: Signal[None] = Signal(self, "session changed")
+        self.doing_changed: Signal[str] = Signal(self, "doing changed")
+        self._doing = ""
         self.opening: Job[Progress | Note | OpenModel] | None = None
         self._opening_path: Path | None = None
         self._stage = ""
@@ -203,6 +205,10 @@ class SlimApp(App[Outcome]):
             self.session_changed.publish(None)
         if self.opening is not None:
             self._read_opening(self.opening)
+        doing = self.doing()
+        if doing != self._doing:
+            self._doing = doing
+            self.doing_changed.publish(doing)
         self.ticked.publish(None)
 
     def _read_opening(self, job: Job[Progress | Note | OpenModel]) -> None:
@@ -378,9 +384,10 @@ class SlimApp(App[Outcome]):
             if binding.action.startswith(NOT_IN_PALETTE):
                 continue
             seen.add(binding.description)
+            words = f"{binding.tooltip}; " if binding.tooltip else ""
             yield SystemCommand(
                 binding.description,
-                f"key: {self.get_key_display(binding)}",
+                f"{words}key: {key_name(binding.key)}",
                 lambda action=binding.action: self.call_next(self.run_action, action, screen),
             )
 

@@ -35,8 +35,12 @@ then go on writing it in turns.
 
 {LEGEND}"""
 BAR_CELLS = 16
+MOST_PIECES = (
+    20_000  # of the transcript, tokens for the most part: a third of the oldest goes beyond that
+)
+SHORTENED = "What was said before is not shown any more; ctrl+s saves all of it.\n\n"
 EDITING = "your last message, to be changed; Esc leaves it as it was"
-HELP = ("Enter sends", "ctrl+j new line", "up edits the last")
+HELP = ("Enter sends", "ctrl+j new line", "up edits the last", "Esc to the text")
 
 
 class ChatScreen(WritingScreen):
@@ -48,18 +52,19 @@ class ChatScreen(WritingScreen):
     ChatScreen.-settings SamplerSettings, ChatScreen.-wide SamplerSettings { display: block; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("r,ctrl+r", "retry", "retry", key_display="^r"),
-        Binding("e,ctrl+up,alt+up", "edit", "edit last", key_display="e"),
-        Binding("s,ctrl+s", "save", "save text", key_display="^s"),
-        Binding("t,ctrl+t", "settings", "sampler", key_display="^t"),
+        Binding("r,ctrl+r", "retry", "retry", key_display="^r", tooltip="another answer to the last message"),
+        Binding("e,ctrl+up,alt+up", "edit", "edit", show=False, tooltip="change the last message"),
+        Binding("s,ctrl+s", "save", "save", key_display="^s", tooltip="save the conversation as a text file"),
+        Binding("t,ctrl+t", "settings", "sampler", key_display="^t", tooltip="show or hide the sampler"),
         Binding("ctrl+l", "clear", "begin anew", show=False),
-    ]
+    ]  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
         self.chat: Chat | None = None
         self.editing = False
         self._marks: list[int] = []  # the piece that each turn begins with
+        self._gone = 0  # turns that are not shown any more, and have no mark
         self._began = 0  # the first piece of the reply
         self._sent = ""
         self._removed: list[
@@ -237,8 +242,22 @@ class ChatScreen(WritingScreen):
         self.text.append([Piece(f"\n{words}\n", "note")])
         self._removed = []
         self._ended = event.finish_reason == "eos"
+        self._shorten()
         self.say("")
         self.show_state()
+
+    def _shorten(self) -> None:
+        """After hours: the oldest turns leave the screen, of those that the model no longer sees."""
+        shown, left = len(self.text.flow.pieces), 0 if self.chat is None else self.chat.left
+        if shown <= MOST_PIECES:
+            return
+        turns = sum(mark <= shown // 3 for mark in self._marks[: left - self._gone]) // 2 * 2
+        if not 0 < turns < len(self._marks):
+            return
+        first = self._marks[turns]
+        self.text.shorten(first, SHORTENED)
+        self._gone += turns
+        self._marks = [mark - first + 1 for mark in self._marks[turns:]]
 
     def noted(self, note: Note) -> None:
         from slim import chat
@@ -304,8 +323,8 @@ class ChatScreen(WritingScreen):
             if chat.left:
                 turns = "turn has" if chat.left == 1 else "turns have"
                 line.append(f", {chat.left} {turns} left it", Style(italic=True))
-            if chat.left < len(self._marks):
-                self.text.forget(self._marks[chat.left])
+            if 0 <= chat.left - self._gone < len(self._marks):
+                self.text.forget(self._marks[chat.left - self._gone])
         if self.writing is not None and self.writing.holds_training:
             badge = f" training waits at step {self._held_step:,} for this reply "
             line.append("  ").append(badge, Style(reverse=True, bold=True))
@@ -320,7 +339,7 @@ class ChatScreen(WritingScreen):
         self.prompt.border_subtitle = EDITING if on else self.joined(*HELP)
 
     def _forget_transcript(self) -> None:
-        self._marks, self._removed = [], []
+        self._marks, self._removed, self._gone = [], [], 0
         self.logprobs, self._ended = [], False
         self.text.clear()
         self.text.forget(0)

@@ -106,7 +106,16 @@ def palette(background: Color, foreground: Color, shaded: bool, coloured: bool) 
     )
 
 
-class ConfidenceText(ScrollView, can_focus=True):
+READING_KEYS = (
+    Binding("c", "confidence", "shade", tooltip="show confidence: off, underline, shade, numbers"),
+    Binding("n", "uncertain(1)", "unsure", tooltip="next uncertain token"),
+    Binding("N", "uncertain(-1)", "unsure before", show=False, tooltip="uncertain token before"),
+    Binding("b", "bins", "bins", show=False, tooltip="bins: absolute, relative"),
+    Binding("y", "copy", "copy", show=False, tooltip="copy the selection, or all"),
+)
+
+
+class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
     """A read-only text that grows; it follows its end as long as that is in view."""
 
     ALLOW_SELECT = True
@@ -120,19 +129,17 @@ class ConfidenceText(ScrollView, can_focus=True):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
+        *READING_KEYS,
         Binding("right", "cursor(1)", "next token", show=False),
         Binding("left", "cursor(-1)", "token before", show=False),
         Binding("down", "line(1)", "line down", show=False),
         Binding("up", "line(-1)", "line up", show=False),
-        Binding("n", "uncertain(1)", "next uncertain token", show=False),
-        Binding("N", "uncertain(-1)", "uncertain token before", show=False),
-        Binding("c", "confidence", "confidence: off, underline, shade, numbers", show=False),
-        Binding("b", "bins", "bins: absolute, relative", show=False),
-        Binding("y", "copy", "copy the selection, or all", show=False),
         Binding("enter", "enter", "alternatives of the token", show=False),
         Binding("escape", "leave", "leave the token", show=False),
-        Binding("home", "scroll_home", "to the beginning", show=False),
-        Binding("end", "scroll_end", "to the end", show=False),
+        Binding("pageup", "page_up", "a page up", show=False),
+        Binding("pagedown", "page_down", "a page down", show=False),
+        Binding("home,ctrl+home", "scroll_home", "to the beginning", show=False),
+        Binding("end,ctrl+end", "scroll_end", "to the end", show=False),
     ]
 
     class Selected(Message):
@@ -238,6 +245,23 @@ class ConfidenceText(ScrollView, can_focus=True):
             self._move_to(None)
         self._redraw_from(self.flow.cut(count))
         self._resized()
+
+    def shorten(self, count: int, note: str) -> None:
+        """Put a note in place of the first `count` pieces; what is in view stays there."""
+        followed, lines = self.is_vertical_scroll_end, len(self.flow.lines)
+        self.flow.replace_first(count, Piece(note, "note"))
+        if self.cursor is not None:
+            self.cursor = self.cursor - count + 1 if self.cursor >= count else None
+        self.forgotten = max(self.forgotten - count + 1, 0)
+        self._redraw_from(0)
+        self._resized()
+        if self.text_selection is not None:
+            self.screen.clear_selection()
+        y = self.scroll_offset.y - lines + len(self.flow.lines)
+        if followed:
+            self.scroll_end(animate=False, immediate=True, x_axis=False)
+        else:
+            self.scroll_to(y=max(y, 0), animate=False, immediate=True)
 
     def keep(self, first: int, characters: int) -> None:
         """From piece number `first` on, keep the pieces that so many characters need, and those without any."""

@@ -6,8 +6,6 @@ import contextlib
 import os
 from pathlib import Path
 
-from textual.app import ComposeResult
-from textual.containers import Horizontal
 from textual.content import Content
 from textual.widget import Widget
 
@@ -16,64 +14,47 @@ from slim.run_state import ASCII_BLOCKS, BLOCKS, Curve, sparkline
 from slim.tui.run_view import RunView
 from slim.wording import mega
 
-NAMES = (("rate", "lr"), ("norm", "gradient"), ("speed", "tokens/s"), ("memory", "memory"))
+NAMES = ("lr", "gradient", "tokens/s", "memory")
+GAP = 2  # cells between two of them
 
 
-class Gauge(Widget):
-    """A name with its value, and the past of that value below."""
-
-    DEFAULT_CSS = """
-    Gauge { width: 1fr; height: 2; padding: 0 1; color: $foreground; }
-    """
-
-    def __init__(self, label: str, id: str, ascii_only: bool) -> None:
-        super().__init__(id=id)
-        self._label = label
-        self._blocks = ASCII_BLOCKS if ascii_only else BLOCKS
-        self._value = "-"
-        self._curve = Curve()
-
-    def show(self, value: str, curve: Curve) -> None:
-        """Draw a value and its past."""
-        self._value, self._curve = value, curve
-        self.refresh()
-
-    def render(self) -> Content:
-        """Two lines."""
-        width = max(self.size.width, 1)
-        past = sparkline(self._curve.columns(width), self._blocks)
-        return Content.assemble(
-            (f"{self._label} ", "$secondary"), (f"{self._value}\n", "bold"), (past, "$primary 80%")
-        )
-
-
-class Gauges(Horizontal):
-    """All four."""
+class Gauges(Widget):
+    """All four beside each other: names with their values, and the past of each value below."""
 
     DEFAULT_CSS = """
-    Gauges { height: 2; }
+    Gauges { height: 2; color: $foreground; }
     """
 
     def __init__(self, ascii_only: bool, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._ascii = ascii_only
-
-    def compose(self) -> ComposeResult:
-        """A gauge for each number."""
-        for name, label in NAMES:
-            yield Gauge(label, name, self._ascii)
+        self._blocks = ASCII_BLOCKS if ascii_only else BLOCKS
+        self._gauges = [(name, "-", Curve()) for name in NAMES]
 
     def show(self, view: RunView, memory_bytes: int | None) -> None:
         """The latest numbers of a run; `memory_bytes` of the process that trains it."""
         last = view.state.last
-        values = {
-            "rate": ("-" if last is None else f"{last.learning_rate:.2e}".replace("e-0", "e-"), view.rates),
-            "norm": ("-" if last is None else f"{last.grad_norm:.2f}", view.norms),
-            "speed": ("-" if last is None else f"{last.tokens_per_second:,.0f}", view.speeds),
-            "memory": (mega(memory_bytes) if memory_bytes else "-", view.memory),
-        }  # fmt: skip
-        for name, (value, curve) in values.items():
-            self.query_one(f"#{name}", Gauge).show(value, curve)
+        values = ["-"] * 3
+        if last is not None:
+            rate = f"{last.learning_rate:.2e}".replace("e-0", "e-")
+            values = [rate, f"{last.grad_norm:.2f}", f"{last.tokens_per_second:,.0f}"]
+        values.append(mega(memory_bytes) if memory_bytes else "-")
+        curves = (view.rates, view.norms, view.speeds, view.memory)
+        self._gauges = list(zip(NAMES, values, curves, strict=True))
+        self.refresh()
+
+    def render(self) -> Content:
+        """Two lines, a quarter of the width for each number. One widget: four cost four times as much to draw."""
+        width = self.size.width // len(NAMES)
+        room = max(width - GAP, 1)
+        now: list[str | tuple[str, str]] = []
+        past: list[str | tuple[str, str]] = []
+        for name, value, curve in self._gauges:
+            shown = value[: max(room - len(name) - 1, 0)]
+            blank = " " * (width - len(name) - 1 - len(shown) - 1)
+            now += [(f" {name} ", "$secondary"), (shown, "bold"), blank]
+            line = sparkline(curve.columns(room), self._blocks)
+            past += [(f" {line.ljust(width - 1)}", "$primary 80%")]
+        return Content.assemble(*now, "\n", *past)
 
 
 def memory_of(process: int | None) -> int | None:

@@ -29,6 +29,8 @@ from slim.tui.writing_screen import WritingScreen, measures
 if TYPE_CHECKING:
     from slim.tui.session import OpenModel
 
+WIDE = 140  # cells from which the title has room for all measures
+HELP = ("Enter writes on", "ctrl+j new line", "Esc to the text")
 WELCOME = f"""Write the beginning of a text above and press Enter: the model goes on from there.
 
 {LEGEND}{STOP_LEGEND}"""
@@ -38,9 +40,9 @@ class GenerateScreen(WritingScreen):
     """One text at a time; a branch of it replaces what stood after the branch."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("r,ctrl+r", "again", "again", key_display="^r"),
-        Binding("g,ctrl+g", "continue", "go on", key_display="^g"),
-        Binding("t,ctrl+t", "score", "score prompt", key_display="^t"),
+        Binding("r,ctrl+r", "again", "again", key_display="^r", tooltip="the prompt once more"),
+        Binding("g,ctrl+g", "continue", "go on", key_display="^g", tooltip="go on from the end"),
+        Binding("t,ctrl+t", "score", "score", key_display="^t", tooltip="shade the prompt itself"),
     ]
 
     def __init__(self) -> None:
@@ -65,6 +67,7 @@ class GenerateScreen(WritingScreen):
 
     def on_mount(self) -> None:
         self.prompt.border_title = "prompt"
+        self.prompt.border_subtitle = self.joined(*HELP)
         self.inspector.border_subtitle = "Enter: choose one, and go on from it"
         self.prepare()
 
@@ -216,13 +219,15 @@ class GenerateScreen(WritingScreen):
         self.logprobs = [token.logprob for token in self.text.flow.tokens]
         self._seed = event.seed
         self.show_state()
-        self.say(self.joined(in_words(event), f"seed {event.seed}"))
+        self.say(in_words(event))
 
     def show_state(self) -> None:
         model = self.model or self.slim.session.open_model
         name = "no model" if model is None else safe_line(model.name)
-        few = self.has_class("-narrow")
-        self.text.border_title = Text(self.joined(name, *measures(self.logprobs, self.speed, few)))
+        words = measures(self.logprobs, self.speed, few=self.size.width < WIDE)
+        if self.writing is None and self._seed is not None:
+            words.append(f"seed {self._seed}")
+        self.text.border_title = Text(self.joined(name, *words))
         if self.writing is not None:
             held = "; training waits" if self.writing.holds_training else ""
             self.say(self.doing() + held)

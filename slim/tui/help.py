@@ -41,7 +41,7 @@ class HelpScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """Groups with their keys."""
         groups: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
-        for group, keys, words in described_keys(self._about, self.app):
+        for group, keys, words in described_keys(self._about):
             groups[group].append((keys, words))
         with VerticalScroll():
             for group, rows in groups.items():
@@ -59,7 +59,7 @@ class HelpScreen(ModalScreen[None]):
         self.dismiss(None)
 
 
-def described_keys(about: Screen[Any], app: App[Any]) -> Iterator[tuple[str, str, str]]:
+def described_keys(about: Screen[Any]) -> Iterator[tuple[str, str, str]]:
     """Group, keys and words of every binding that is reached from a screen and its focus."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for node, binding, enabled, _ in about.active_bindings.values():
@@ -74,28 +74,25 @@ def described_keys(about: Screen[Any], app: App[Any]) -> Iterator[tuple[str, str
         else:
             group = GROUPS[0] if isinstance(node, Widget) else GROUPS[2]
         keys = found.setdefault((group, binding.action, words), [])
-        key = app.get_key_display(binding) if binding.key_display is None else binding.key_display
-        display = KEY_NAMES.get(binding.key, key)
-        for arrow, name in ARROWS.items():
-            display = display.replace(arrow, name)
+        display = key_name(binding.key)
         if display not in keys:
             keys.append(display)
     for (group, _, words), keys in found.items():
         yield group, ", ".join(keys), words
 
 
-ARROWS = {"←": "Left", "→": "Right", "↑": "Up", "↓": "Down"}  # which not every terminal has
+def key_name(key: str) -> str:
+    """What a key is called in a list: without arrows and other signs, which not every terminal has."""
+    *held, last = key.split("+")
+    last = KEY_NAMES.get(last, last)
+    if "ctrl" in held and len(last) == 1:
+        return f"^{last}"
+    return "+".join((*held, last))
+
+
 KEY_NAMES = {
-    "question_mark": "?",
-    "escape": "Esc",
-    "space": "Space",
-    "left_square_bracket": "[",
-    "right_square_bracket": "]",
-    "plus": "+",
-    "minus": "-",
-    "left": "Left",
-    "right": "Right",
-    "up": "Up",
-    "down": "Down",
-    "enter": "Enter",
-}
+    "question_mark": "?", "left_square_bracket": "[", "right_square_bracket": "]", "equals_sign": "=",
+    "plus": "+", "minus": "-", "escape": "Esc", "space": "Space", "enter": "Enter", "tab": "Tab",
+    "left": "Left", "right": "Right", "up": "Up", "down": "Down", "home": "Home", "end": "End",
+    "pageup": "PgUp", "pagedown": "PgDn", **{f"f{number}": f"F{number}" for number in range(1, 13)},
+}  # fmt: skip

@@ -35,7 +35,8 @@ LOGO = """\
 ASCII_LOGO = LOGO.replace("█", "#")
 MOTTO = "Train and run small language models on this computer, offline."
 COLUMNS = (("state", 20), ("bits/byte", 9), ("weights", 7), ("size", 6), ("age", 6))
-LEAST_NAME = 17
+LEAST_NAME = 16
+MARGINS = 4  # the greatest on either side, left for all by Textual
 STATE_WORDS = {"model": "model", "finished": "trained"}
 MARKS = {
     "training": ("●", "*"), "stopped": ("◐", "o"), "finished": ("✓", "+"),
@@ -48,11 +49,17 @@ class Home(Vertical):
     """The logo, a sentence, the list."""
 
 
-class EntryTable(DataTable[Content]):
+class EntryTable(DataTable[Content], inherit_bindings=False):
     """Models and runs; Enter opens."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select_cursor", "Open", key_display="Enter"),
+        Binding("up", "cursor_up", "one up", show=False),
+        Binding("down", "cursor_down", "one down", show=False),
+        Binding("pageup", "page_up", "a page up", show=False),
+        Binding("pagedown", "page_down", "a page down", show=False),
+        Binding("home,ctrl+home", "scroll_top", "to the first", show=False),
+        Binding("end,ctrl+end", "scroll_bottom", "to the last", show=False),
     ]
 
 
@@ -61,22 +68,22 @@ class HomeScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "first_model", "Train the stories", show=False),
-        Binding("n", "new_run", "New model"),
-        Binding("w", "watch", "Watch"),
-        Binding("r", "resume", "Resume"),
-        Binding("f", "finetune", "Finetune", show=False),
-    ]
+        Binding("n", "new_run", "New", tooltip="the form for a new model"),
+        Binding("w", "watch", "Watch", tooltip="the run of the selected model"),
+        Binding("r", "resume", "Resume", tooltip="go on with a run that was stopped"),
+        Binding("f", "finetune", "Finetune", tooltip="teach the selected model another text"),
+    ]  # fmt: skip
     CSS = """
     HomeScreen #logo { color: $primary; margin: 1 0 0 2; height: 5; }
     HomeScreen #motto { color: $foreground 70%; margin: 0 0 0 3; height: 1; }
-    HomeScreen #next { margin: 1 3 1 3; height: auto; }
+    HomeScreen #next { margin: 1 1 1 3; height: auto; }
     HomeScreen EntryTable { margin: 0 1 0 2; height: 1fr; background: $background; }
     HomeScreen EntryTable { overflow-x: hidden; scrollbar-size-vertical: 1; }
     HomeScreen EntryTable > .datatable--header { background: $background; color: $secondary; text-style: none; }
     HomeScreen EntryTable > .datatable--cursor { background: $panel; color: $foreground; }
-    HomeScreen #detail { margin: 0 3; height: auto; max-height: 2; color: $foreground 70%; }
+    HomeScreen #detail { margin: 0 1 0 3; height: auto; max-height: 2; color: $foreground 70%; }
     HomeScreen.-empty EntryTable { display: none; }
-    HomeScreen.-empty #next { margin: 2 3; }
+    HomeScreen.-empty #next { margin: 2 1 2 3; }
     """
 
     def __init__(self) -> None:
@@ -84,6 +91,7 @@ class HomeScreen(Screen[None]):
         self._job: Job[list[Entry]] | None = None
         self._looked = 0.0
         self._entries: list[Entry] | None = None
+        self._ages_shown: list[str] = []
         self._name_width = LEAST_NAME
 
     @property
@@ -124,7 +132,7 @@ class HomeScreen(Screen[None]):
 
     def _make_columns(self) -> None:
         taken = sum(width + 2 for _, width in COLUMNS) + 2
-        self._name_width = max(self.size.width - taken - 3, LEAST_NAME)
+        self._name_width = max(self.size.width - taken - MARGINS, LEAST_NAME)
         self.table.clear(columns=True)
         for name, width in (("name", self._name_width), *COLUMNS):
             self.table.add_column(name, width=width, key=name)
@@ -140,7 +148,7 @@ class HomeScreen(Screen[None]):
     def _tick(self) -> None:
         if self._job is not None:
             for entries in self._job.poll():
-                if entries != self._entries:
+                if entries != self._entries or self._ages(entries) != self._ages_shown:
                     self._show(entries)
             if self._job.done:
                 self._job = None
@@ -148,7 +156,7 @@ class HomeScreen(Screen[None]):
             self._look()
 
     def _show(self, entries: list[Entry]) -> None:
-        self._entries = entries
+        self._entries, self._ages_shown = entries, self._ages(entries)
         table, cursor = self.table, self.selected
         self.set_class(not entries, "-empty")
         table.clear()
@@ -162,6 +170,10 @@ class HomeScreen(Screen[None]):
         else:
             self.set_focus(None)
         self._show_next()
+
+    @staticmethod
+    def _ages(entries: list[Entry]) -> list[str]:
+        return [age(time.time() - entry.changed) for entry in entries]
 
     def _row(self, entry: Entry) -> list[Content]:
         color = COLORS.get(entry.state, "$success")
@@ -206,10 +218,12 @@ class HomeScreen(Screen[None]):
             )  # fmt: skip
             detail = ""
         else:
-            words = Content.assemble(("Enter", key), f"  {self._what_enter_does(entry)}   ")
+            words = Content.assemble(("Enter", key), f" {self._what_enter_does(entry)}  ")
             if entry.state == "stopped":
-                words = Content.assemble(words, ("r", key), "  goes on with it   ")
-            words = Content.assemble(words, ("n", key), "  trains a new one")
+                words = Content.assemble(words, ("r", key), " goes on with it  ")
+            if entry.has_model and entry.state != "training":
+                words = Content.assemble(words, ("f", key), " finetunes it  ")
+            words = Content.assemble(words, ("n", key), " trains a new one")
             where = safe_line(str(entry.out.parent))
             detail = safe_line(entry.detail) if entry.state == "unreadable" else f"in {where}"
         self.query_one("#next", Static).update(words)

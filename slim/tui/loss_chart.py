@@ -337,13 +337,15 @@ class LossChart(Widget, can_focus=True):
         wall = "|" if self.glyphs is ASCII else "│"
         notch = "+" if self.glyphs is ASCII else "┤"
         named: dict[int, float] = {}
-        for value in ticks(low, high, max(2, rows // 2), self.log_scale):
+        marks = ticks(low, high, max(2, rows // 2), self.log_scale)
+        digits = digits_of(marks)
+        for value in marks:
             row = int(heights(np.array([value]), low, high, rows, self.log_scale)[0])
             named.setdefault(row, value)
         strips = [self._legend(base)]
         for row in range(rows):
             mark = named.get(row)
-            text = "" if mark is None else number_text(mark, high - low)
+            text = "" if mark is None else number_text(mark, digits)
             segments = [
                 Segment(f"{text:>{LABEL - 1}}"[: LABEL - 1], label),
                 Segment(wall if mark is None else notch, axis),
@@ -451,11 +453,18 @@ class LossChart(Widget, can_focus=True):
         )
 
 
-def number_text(value: float, span: float) -> str:
+def digits_of(values: Sequence[float]) -> int:
+    """After the point, as many as tell all of these numbers; at most three."""
+    for digits in range(3):
+        if all(abs(value - round(value, digits)) < 1e-9 for value in values):
+            return digits
+    return 3
+
+
+def number_text(value: float, digits: int) -> str:
     """A number of the scale in at most five characters."""
     if abs(value) >= 10_000:
         return f"{value:.0e}".replace("e+0", "e")
-    digits = 0 if span >= 20 else 1 if span >= 3 else 2 if span >= 0.2 else 3
     return f"{value:.{digits}f}"
 
 

@@ -50,6 +50,9 @@ class PromptArea(TextArea):
             text, placeholder=placeholder, soft_wrap=True, show_line_numbers=False,
             highlight_cursor_line=False, id=id,
         )  # fmt: skip
+        self.cursor_blink = (
+            False  # it would be drawn twice a second, on screens that nobody sees too
+        )
 
     def get_line(self, line_index: int) -> Text:
         """What the screen shows of a line: as many characters, none of which a terminal obeys."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from slim.errors import SlimError
 from slim.events import (
@@ -116,7 +117,8 @@ class RunView:
             case StepSkipped():
                 self._log(f"step {event.step:,} was skipped: {event.reason}", "warning")
             case CheckpointSaved():
-                self._log(f"saved {event.kind} at step {event.step:,}, {mega(event.size_bytes)}")
+                what = SAVED.get(event.kind, PurePath(event.path).name)
+                self._log(f"saved {what} at step {event.step:,}, {mega(event.size_bytes)}")
             case TrainFinished():
                 self._log(ENDS.get(event.reason, event.reason), "good")
 
@@ -186,6 +188,7 @@ class RunView:
         self.log_version += 1
 
 
+SAVED = {"last": "all that resuming needs", "best": "the best model so far"}  # by the kind of file
 ENDS = {
     "finished": "done: the run came to its end",
     "early_stop": "done early: the held-out text gained no more",

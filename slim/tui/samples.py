@@ -60,7 +60,7 @@ class Samples(Vertical):
         self._ascii = ascii_only
         self._drawn: tuple[object, ...] = ()
         self.chosen = 0  # number of the earlier sample that is shown, among those kept
-        self.followed = False  # the earlier sample is the one before the latest
+        self.whose = ""  # the name of the run, where several are shown
 
     def compose(self) -> ComposeResult:
         """Now and then."""
@@ -81,10 +81,10 @@ class Samples(Vertical):
         then = earlier[self.chosen] if earlier else None
         cast("SampleText", self.query_one("#now")).show(latest)
         cast("SampleText", self.query_one("#then")).show(then)
-        self.query_one("#when-now", Static).update(_when(latest, "now"), layout=False)
-        words = _when(then, "then")
+        self.query_one("#when-now", Static).update(_when(latest, "now", self.whose), layout=False)
+        words = _when(then, "then", self.whose)
         if len(earlier) > 1:
-            hint = f"   {self.chosen + 1} of {len(earlier)}, [ and ] choose"
+            hint = f"   {self.chosen + 1} of {len(earlier)}, keys [ ]"
             words = Content.assemble(words, (hint, "$secondary 70%"))
         self.query_one("#when-then", Static).update(words, layout=False)
 
@@ -103,16 +103,16 @@ class Samples(Vertical):
         return self.query_one("#now", ConfidenceText), self.query_one("#then", ConfidenceText)
 
 
-def _when(sample: Sample | None, name: str) -> Content:
+def _when(sample: Sample | None, name: str, whose: str) -> Content:
     if sample is None:
         return Content(
             f"{name}: no sample yet"
             if name == "now"
             else "then: the first one, once there is a second"
         )
-    words = f"after step {sample.step:,}" if sample.step else "before the first step"
+    words = whose + (f"after step {sample.step:,}" if sample.step else "before the first step")
     if sample.typical_p is None:
-        return Content.assemble((f"{words}", "bold"), ", writing")
+        return Content.assemble((words, "bold"), ", writing")
     return Content.assemble(
         (words, "bold"), f", typical p {sample.typical_p:.3f}".replace("0.", ".", 1)
     )

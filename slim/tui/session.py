@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from slim.calibration import Calibration
 from slim.compute import Engine, engine
-from slim.events import Event, Note, Progress
+from slim.events import Event, Note, Progress, RunStarted, StepFinished
 from slim.request import Request, RunControl
+from slim.run_directory import directory_of
+from slim.tui.run_follower import FollowedRun, JournalReader
 from slim.tui.run_view import RunView
 
 if TYPE_CHECKING:
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from slim.model import Model
     from slim.shades import Bins
     from slim.tokenizer import Tokenizer
-    from slim.tui.run_follower import FollowedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +89,26 @@ class LocalRun:
             self.problem, self.ended = problem, True
             self.view.fail(problem)
             return True
-        self.view.add_all(events)
+        for event in events:
+            if isinstance(event, RunStarted) and event.step and not self.view.last_step:
+                self.view.add_all(_past(self.out, event.step))
+            self.view.add(event)
         if not events and self.job.done:
             self.ended = True
             return True
         return bool(events)
+
+
+def _past(out: str, last_step: int) -> Iterator[Event]:
+    """What the journal of a run tells of its steps up to one: it may have been gone on with already. Nothing if unread."""
+    with contextlib.suppress(OSError):
+        for events in JournalReader(directory_of(out) / "metrics.jsonl").read():
+            for event in events or ():
+                if isinstance(event, RunStarted):
+                    continue  # told again by whoever goes on
+                if isinstance(event, StepFinished) and event.step > last_step:
+                    return
+                yield event
 
 
 class AppSession:

@@ -121,6 +121,12 @@ class TokenFlow:
             self.lines.pop()  # the word that did not fit there may be shorter now
         return self._break_from_last()
 
+    def replace_first(self, count: int, piece: Piece) -> None:
+        """One piece in place of the first `count`; all lines are broken again."""
+        self.pieces[:count] = [piece]
+        self.lines = []
+        self._break(0, 0)
+
     def layout(self, width: int, numbers: str = "") -> bool:
         """Break everything again where the width or the numbers behind tokens ("" none, "small", "ascii") are others."""
         width = max(width, 2)

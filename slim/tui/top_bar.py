@@ -48,7 +48,6 @@ class TopBar(Horizontal):
     def __init__(self, page: str) -> None:
         super().__init__()
         self._page = page
-        self._shown = ""
 
     def compose(self) -> ComposeResult:
         """The program's name, the tabs, the state."""
@@ -60,12 +59,8 @@ class TopBar(Horizontal):
     def on_mount(self) -> None:
         """Show the state, and again whenever it changed."""
         app = cast("SlimApp", self.app)
-        app.ticked.subscribe(self, lambda _: self._show(), immediate=True)
-        self._show()
+        app.doing_changed.subscribe(self, self._show, immediate=True)
+        self._show(app.doing())
 
-    def _show(self) -> None:
-        app = cast("SlimApp", self.app)
-        text = app.doing()
-        if text != self._shown and self.is_mounted:
-            self._shown = text
-            self.query_one("#doing", Static).update(Content(safe_line(text)), layout=False)
+    def _show(self, doing: str) -> None:
+        self.query_one("#doing", Static).update(Content(safe_line(doing)), layout=False)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from slim.tui.app import SlimApp
     from slim.tui.run_follower import FollowedRun
 
-SECONDS_BETWEEN_CHARTS = 1.0
-SECONDS_BETWEEN_NUMBERS = 0.5  # of the status line, where only they are new
-SECONDS_BETWEEN_GAUGES = 1.0
+# Between two drawings of what changes with every step: together, for each drawing looks at the whole screen. More where
+# the thread that draws would take a greater share of a core from the training: a large terminal, a slow machine.
+SECONDS_BETWEEN_DRAWINGS = (1.0, 2.0, 4.0)
+LEAST_SHARE, MOST_SHARE = 0.012, 0.03
 LEVELS = {"info": "", "good": "green", "warning": "yellow", "error": "bold red"}
 
 
@@ -95,11 +97,11 @@ class TrainScreen(Screen[None]):
         self._shown: LocalRun | FollowedRun | None = None
         self._shown_view: RunView | None = None
         self._form_wanted = False
-        self._chart_at = self._gauges_at = 0.0
+        self._drawn_at = self._computed = 0.0  # clock and processor time of the last drawing
+        self._pace = 0  # which of SECONDS_BETWEEN_DRAWINGS
         self._status: tuple[object, ...] | None = None
-        self._status_at = 0.0
         self._notice_shown: Content | None = None
-        self._log_version = 0
+        self._log_version = self._log_width = 0
         self._memory: int | None = None  # of the process that trains, as far as it was known
 
     @property
@@ -184,6 +186,8 @@ class TrainScreen(Screen[None]):
             self.query_one(RichLog).clear()
             self.chart.set_runs([one.view for one in self.slim_app.session.watched])
             self.samples.chosen = 0
+            several = len(self.slim_app.session.watched) > 1
+            self.samples.whose = f"{safe_line(run.name)}, " if several else ""
             if (
                 self.focused is None
                 or not self.focused.display
@@ -212,45 +216,59 @@ class TrainScreen(Screen[None]):
         if run is None:
             return
         clock, view = time.monotonic(), run.view
-        self._draw_status(run)
-        if now or clock - self._chart_at >= SECONDS_BETWEEN_CHARTS:
-            self._chart_at = clock
+        due = now or clock - self._drawn_at >= SECONDS_BETWEEN_DRAWINGS[self._pace]
+        self._draw_status(run, due)
+        if due:
+            if run.training and not now:
+                self._choose_pace(clock - self._drawn_at)
+            self._drawn_at, self._computed = clock, time.thread_time()
             self.chart.redraw(if_changed=not now)
-        if now or clock - self._gauges_at >= SECONDS_BETWEEN_GAUGES:
-            self._gauges_at = clock
-            memory = None
-            if run.training:
-                memory = memory_of(None if isinstance(run, LocalRun) else run.trainer)
-            if memory is not None:
-                view.memory.add(float(memory))
-            self._memory = memory or self._memory
-            self.query_one(Gauges).show(view, self._memory)
+            self._draw_gauges(run)
         self.samples.show(view)
         self._draw_log(view)
 
-    def _draw_log(self, view: RunView) -> None:
-        fresh = min(view.log_version - self._log_version, len(view.log))
-        if fresh <= 0:
-            return
-        log = self.query_one(RichLog)
-        for entry in list(view.log)[-fresh:]:
-            line = Text(f"{entry.when:>8} ", style="dim")
-            line.append(safe_text(entry.text), style=LEVELS.get(entry.level, "") or "not dim")
-            log.write(line)
-        self._log_version = view.log_version
+    def _choose_pace(self, seconds: float) -> None:
+        """By the share of a core that this thread took since the last drawing."""
+        share = (time.thread_time() - self._computed) / seconds
+        if share > MOST_SHARE:
+            self._pace = min(self._pace + 1, len(SECONDS_BETWEEN_DRAWINGS) - 1)
+        elif share < LEAST_SHARE:
+            self._pace = max(self._pace - 1, 0)
 
-    def _draw_status(self, run: LocalRun | FollowedRun) -> None:
+    def _draw_gauges(self, run: LocalRun | FollowedRun) -> None:
+        memory = None
+        if run.training:
+            memory = memory_of(None if isinstance(run, LocalRun) else run.trainer)
+        if memory is not None:
+            run.view.memory.add(float(memory))
+        self._memory = memory or self._memory
+        self.query_one(Gauges).show(run.view, self._memory)
+
+    def _draw_log(self, view: RunView) -> None:
+        """New lines; all of them where the width is another one, for a log does not break its lines again."""
+        log = self.query_one(RichLog)
+        if log.size.width != self._log_width:
+            self._log_width, self._log_version = log.size.width, 0
+            log.clear()
+        fresh = min(view.log_version - self._log_version, len(view.log))
+        for entry in list(view.log)[-fresh:] if fresh > 0 and log.size.width else ():
+            line = Table.grid(padding=(0, 1))
+            line.add_column(style="dim", min_width=8, justify="right")
+            line.add_column(style=LEVELS.get(entry.level, ""))
+            line.add_row(entry.when, Text(safe_text(entry.text)))
+            log.write(line)
+            self._log_version = view.log_version
+
+    def _draw_status(self, run: LocalRun | FollowedRun, due: bool) -> None:
+        """The status line: at once where the run does something else, and its numbers when they are `due`."""
         view = run.view
         stopping = isinstance(run, LocalRun) and run.control.stop
         saving = isinstance(run, LocalRun) and run.control.save_now
         state = (view.version, run.training, run.paused, stopping, saving, self.size.width)
-        before, clock = self._status, time.monotonic()
-        if state == before:
+        before = self._status
+        if state == before or (not due and before is not None and before[1:] == state[1:]):
             return
-        changed = before is None or before[1:] != state[1:]
-        if not changed and clock - self._status_at < SECONDS_BETWEEN_NUMBERS:
-            return
-        self._status, self._status_at = state, clock
+        self._status = state
         if before is None or before[1:5] != state[1:5]:
             self.refresh_bindings()
         # A new layout of the screen costs more than all that is drawn, and none of these lines changes its size.
@@ -277,33 +295,36 @@ class TrainScreen(Screen[None]):
             return Content("reading the text" if run.training else "nothing has been reported yet")
         total = view.total_steps
         share = 100 * state.step // total if total else 0
+        width = min(14 + max(self.size.width - 90, 0) // 3, 40)
         parts: list[str | tuple[str, str]] = [
-            (
-                bar(state.step, total, min(14 + max(self.size.width - 90, 0) // 3, 40), plain),
-                "$primary",
-            ),
-            (f" {share} %", "bold"),
-            f"  step {state.step:,}/{total:,}",
+            (bar(state.step, total, width, plain), "$primary"),
+            (f" {share} %  ", "bold"),
         ]
+        word = self._word(run, stopping, saving)
+        if word:
+            parts.append((f"{word}  ", "bold $accent"))
+        parts.append(f"step {state.step:,}/{total:,}")
         if last is not None:
             parts.append(f"  {duration(last.elapsed_seconds)} gone")
             if run.training and state.finished is None:
                 parts.append(f", {duration(last.eta_seconds)} left")
             parts.append(f"  epoch {last.epoch:.2f}")
-        word = ""
+        line = Content.assemble(*parts)
+        return line if line.cell_length < self.size.width - 1 else Content.assemble(*parts[:-1])
+
+    @staticmethod
+    def _word(run: LocalRun | FollowedRun, stopping: bool, saving: bool) -> str:
+        """What the run does, where it does not just train."""
+        finished = run.view.state.finished
         if not run.training:
-            word = "ended" if state.finished is None else state.finished.reason.replace("_", " ")
-        elif stopping:
-            word = "stopping, saves first"
-        elif run.paused:
-            word = "paused"
-        elif saving:
-            word = "saves after this step"
-        elif not isinstance(run, LocalRun):
-            word = f"process {run.trainer} trains"
-        if word:
-            parts.append((f"  {word}", "bold $accent"))
-        return Content.assemble(*parts)
+            return "ended" if finished is None else finished.reason.replace("_", " ")
+        if stopping:
+            return "stopping, saves first"
+        if run.paused:
+            return "paused, saves with the next step" if saving else "paused"
+        if saving:
+            return "saves after this step"
+        return "" if isinstance(run, LocalRun) else f"by process {run.trainer}"
 
     def _notice(self, run: LocalRun | FollowedRun) -> Content | None:
         """What happened, what is saved and what to do, where the run has ended; None while it goes."""

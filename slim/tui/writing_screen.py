@@ -16,7 +16,7 @@ from slim.config import GenerateConfig
 from slim.errors import SlimError
 from slim.events import GenerateFinished, Note, TextScored, TokenGenerated
 from slim.safe_text import safe_line
-from slim.tui.confidence_text import ConfidenceText
+from slim.tui.confidence_text import READING_KEYS, ConfidenceText
 from slim.tui.inspector import Inspector, probability, separator
 from slim.tui.prompt_area import PromptArea
 from slim.tui.sampler_settings import SamplerSettings
@@ -84,13 +84,10 @@ class WritingScreen(Screen[None]):
         (0, "-narrow"),
         (100, "-wide"),
     ]
+    AUTO_FOCUS = "PromptArea"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "stop, else leave the field, else back", show=False),
-        Binding("c", "confidence", "confidence"),
-        Binding("n", "uncertain(1)", "next unsure"),
-        Binding("N", "uncertain(-1)", "unsure before", show=False),
-        Binding("b", "bins", "bins: absolute, relative", show=False),
-        Binding("y", "copy", "copy"),
+        *READING_KEYS,
     ]
 
     def __init__(self) -> None:
@@ -112,11 +109,10 @@ class WritingScreen(Screen[None]):
         self.inspector.border_title = "alternatives"
         for framed in (self.prompt, self.text, self.inspector):
             framed.add_class("framed")
-        self.set_interval(POLL_SECONDS, self.poll)
+        self._poller = self.set_interval(POLL_SECONDS, self.poll, pause=True)
         self.slim.session_changed.subscribe(self, lambda _: self.show_state())
         self.show_state()
         self._show_legend()
-        self.prompt.focus()
 
     def on_unmount(self) -> None:
         if self.writing is not None:
@@ -188,6 +184,7 @@ class WritingScreen(Screen[None]):
         self._received, self._first_at, self.speed = 0, 0.0, 0.0
         self.text.writing = True
         self.writing = Writing(session.engine, session.training_job, make)
+        self._poller.resume()
         self.show_state()
 
     def poll(self) -> None:
@@ -223,12 +220,14 @@ class WritingScreen(Screen[None]):
         self._received += len(tokens)
         self.logprobs += [token.logprob for token in tokens]
         self.text.append_tokens(tokens)
-        if self.text.cursor is None:
-            self.inspect(tokens[-1])
+        shown = next((token for token in reversed(tokens) if token.text), None)
+        if shown is not None and self.text.cursor is None:
+            self.inspect(shown)
         self.show_state()
 
     def _end(self) -> None:
         self.writing = None
+        self._poller.pause()
         self.text.writing = False
         self.show_state()
 

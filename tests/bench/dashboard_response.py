@@ -76,8 +76,7 @@ def child(preset: str, out: str) -> None:
             events.close()  # type: ignore[attr-defined]
 
     class Watched(SlimApp):
-        def on_mount(self) -> None:
-            super().on_mount()
+        def on_mount(self) -> None:  # that of SlimApp is called by Textual
             self.sampling = asyncio.get_running_loop().create_task(self.sample())
 
         async def sample(self) -> None:

@@ -153,7 +153,7 @@ async def test_home_lists_what_there_is(home: SlimApp, tiny_model: Path) -> None
         assert "watches it learn" in shown(home)
         await pilot.press("enter")
         await wait_for(pilot, lambda: "step 7/40" in shown(home))
-        assert f"process {os.getpid()} trains" in shown(home)
+        assert f"by process {os.getpid()}" in shown(home)
 
 
 async def test_a_stopped_run_goes_on_with_r(home: SlimApp, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,11 +439,39 @@ async def test_wide_screens_have_two_columns(tmp_path: Path, compute: Engine) ->
         await wait_for(pilot, lambda: "step 25/40" in shown(app))
         left, right = app.screen.query_one("#left").region, app.screen.query_one("#right").region
         assert left.y == right.y and left.right == right.x
-        assert "validation after step 20" in shown(app)  # the log beside the samples
+        await wait_for(
+            pilot, lambda: "validation after step 20" in shown(app)
+        )  # the log beside the samples
         for size in ((99, 30), (60, 16), (200, 60), (80, 24)):
             await pilot.resize_terminal(*size)
             await pilot.pause()
             assert len(shown(app).splitlines()) == size[1]
+
+
+async def test_a_run_that_goes_on_shows_its_past(tmp_path: Path, compute: Engine) -> None:
+    """What the journal tells: every step once, though it has been gone on with already, and no end of the run."""
+    write_run(tmp_path / "x.bin", run_events(25, finished=False))
+    app = training(compute, tmp_path, Script([started(20), stepped(21), stepped(22)]))
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "step 22/40" in shown(app))
+        run = app.session.run
+        assert run is not None
+        view = run.view
+        assert len(view.loss) == 22 and view.loss.at(1) is not None
+        assert view.validations == [(20, pytest.approx(8.2 / 3))]
+        assert [sample.step for sample in view.samples] == [0, 20]
+        assert run.training and view.state.finished is None
+
+
+async def test_the_log_is_broken_again_for_another_width(tmp_path: Path, compute: Engine) -> None:
+    app = training(compute, tmp_path, Script(run_events(25, finished=False)))
+    async with app.run_test(notifications=True, size=(100, 40)) as pilot:
+        whole = "validation after step 20: loss 2.733, 2.000 bits/byte"
+        await wait_for(pilot, lambda: "validation after step 20" in shown(app))
+        assert whole not in shown(app)
+        await pilot.resize_terminal(200, 40)
+        await wait_for(pilot, lambda: whole in shown(app))
+        assert shown(app).count("validation after step 20") == 1
 
 
 async def test_too_small_a_terminal_says_what_it_needs(home: SlimApp) -> None:
@@ -502,7 +530,7 @@ async def test_help_lists_every_binding(tmp_path: Path, compute: Engine) -> None
     app = training(compute, tmp_path, Script(run_events(5, finished=False)))
     async with app.run_test(notifications=True, size=SIZE) as pilot:
         await wait_for(pilot, lambda: "step 5/40" in shown(app))
-        keys = list(described_keys(app.screen, app))
+        keys = list(described_keys(app.screen))
         assert ("Here", "Left", "crosshair to the left") in keys
         assert ("On this screen", "Space", "pause training, or go on") in keys
         assert any(group == "Everywhere" and words == "Quit" for group, _, words in keys)

@@ -192,6 +192,33 @@ def test_a_reply_is_stopped_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     with_dashboard(body, "chat", model)
 
 
+def test_a_long_transcript_loses_its_oldest_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the model no longer sees; all of them are still saved, and the last one can be answered again."""
+    monkeypatch.setattr("slim.tui.chat_screen.MOST_PIECES", 150)
+
+    async def body(app: SlimApp, pilot: Pilot[Any]) -> None:
+        for number in range(9):
+            screen = await say(app, pilot, f"message {number}")
+            assert len(screen.text.flow.pieces) <= 150 and screen.chat is not None
+        shown = screen.text.text
+        assert "message 8" in shown and "message 0" not in shown
+        assert "ctrl+s saves all of it" in screen.text.flow.pieces[0].text
+        pieces = screen.text.flow.pieces
+        headings = [i for i, piece in enumerate(pieces) if piece.kind == "heading"]
+        assert screen._marks == headings and len(headings) + screen._gone == 18
+        assert screen.text.forgotten == screen._marks[screen.chat.left - screen._gone]
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: screen.writing is None and "another" in screen.text.text)
+        assert screen.text.text.count("message 8") == 1
+        await pilot.press("ctrl+s")
+        saved = app.folder / "stories-chat.txt"
+        await until(pilot, saved.exists)
+        assert all(f"message {number}" in saved.read_text() for number in range(9))
+
+    _, model = chatting(monkeypatch, *[LONG[:40]] * 9, "another")
+    with_dashboard(body, "chat", model)
+
+
 def test_turns_that_left_the_context_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(app: SlimApp, pilot: Pilot[Any]) -> None:
         screen_of(app).query_one("#max_tokens").value = "20"

@@ -66,7 +66,8 @@ def test_a_text_with_its_measures_and_reason(
         shown = screen_text(app)
         assert "The fox ran home." in shown
         assert "3 tokens · 321 tokens/s · typical p .22" in shown
-        assert "as many tokens as asked for · seed 11" in shown
+        assert "as many tokens as asked for" in shown
+        assert size[0] < 80 or "seed 11" in shown
         assert "≥.80" in shown and "temp" in shown
 
     script = play(monkeypatch, *FOX, finish("length"))

@@ -10,7 +10,7 @@ from textual.app import App, ComposeResult
 
 from made_runs import run_events, started, stepped
 from slim.events import EvalFinished
-from slim.tui.loss_chart import LossChart, glyphs_for, number_text
+from slim.tui.loss_chart import LossChart, digits_of, glyphs_for, number_text
 from slim.tui.plot import ASCII, BLOCKS, BRAILLE, band, cells, heights, line, ticks
 from slim.tui.run_view import RunView
 
@@ -89,7 +89,13 @@ def test_ticks_are_few_and_inside(log: bool) -> None:
     for low, high in ((1.9, 8.4), (0.001, 900.0), (2.0, 2.01), (5.0, 5.0), (math.nan, 1.0)):
         found = ticks(low, high, 5, log)
         assert len(found) <= 9 and all(low - 1e-9 <= value <= high + 1e-9 for value in found)
-    assert number_text(2.0, 5.0) == "2.0" and len(number_text(123_456.0, 1e6)) <= 5
+    assert number_text(2.0, 1) == "2.0" and len(number_text(123_456.0, 0)) <= 5
+    assert [digits_of(marks) for marks in ([2.0, 4.0], [2.0, 2.5], [3.25, 3.5], [1.001])] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_glyphs_follow_the_terminal() -> None:
