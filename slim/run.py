@@ -46,7 +46,13 @@ from slim.run_checkpoint import read_last
 from slim.run_directory import RunDirectory, directory_of, read_settings
 from slim.text_files import STDIN, find_files, keep_stdin, stdin_file, total_size
 from slim.token_files import load_tokens, tokenizer_digest
-from slim.tokenizer import LARGEST_VOCAB_SIZE, Tokenizer, build_tokenizer, choose_vocab_size
+from slim.tokenizer import (
+    LARGEST_VOCAB_SIZE,
+    Tokenizer,
+    build_tokenizer,
+    choose_vocab_size,
+    compile_tokenizer,
+)
 from slim.trainer import Trainer
 from slim.training_run import TrainingRun
 from slim.wording import duration
@@ -152,6 +158,8 @@ def _begin(
         asked = request.settings.model.get("vocab_size")
         wanted = asked if isinstance(asked, int) else choose_vocab_size(corpus.n_bytes)
         yield from _sample_note(corpus.n_bytes)
+        yield from compile_tokenizer()
+        _check_stop(control)
         steps = build_tokenizer(corpus.texts(), wanted, corpus.n_bytes)
         tokenizer = yield from _told(steps, control)
         if isinstance(asked, int) and tokenizer.vocab_size < asked:

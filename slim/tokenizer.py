@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import numpy as np
@@ -47,6 +47,7 @@ _BYTES_PER_SQUARE = 0.44  # see choose_vocab_size
 
 _MAX_JSON_CHARACTERS = 2**24
 _MAX_JSON_VALUES = 4 * MOST_TOKENS
+_LAST_KERNEL = "learn_merges"  # of those of a vocabulary, the last to be compiled
 _STEPS = 1000  # of the progress of building a vocabulary
 
 Value = TypeVar("Value")
@@ -205,6 +206,19 @@ def build_tokenizer(
         if done > reported:
             yield Progress("building vocabulary", done, _STEPS)
             reported = done
+
+
+def compile_tokenizer() -> Iterator[Progress]:
+    """Compile what building a vocabulary and encoding need, or load it; progress only where it is compiled."""
+    from slim.kernels import CACHE_FOLDER
+
+    stage = "compiling the tokenizer's kernels"
+    cached = CACHE_FOLDER is not None and any(CACHE_FOLDER.rglob(f"*{_LAST_KERNEL}-*.nbi"))
+    if not cached:
+        yield Progress(stage, 0, 1)
+    train_tokenizer([b"low lower lowest"] * 9, FIRST_MERGE_ID + 8).encode("slow")
+    if not cached:
+        yield Progress(stage, 1, 1)
 
 
 def choose_vocab_size(n_bytes: int) -> int:

@@ -7,7 +7,7 @@ import shlex
 
 from slim.events import EvalFinished, Progress, RunStarted, TrainFinished
 
-COMPILING = "compiling kernels"
+COMPILING = "compiling "  # is how such stages begin
 
 
 def introduction(event: RunStarted) -> list[str]:
@@ -27,7 +27,7 @@ def introduction(event: RunStarted) -> list[str]:
 
 def stage_line(event: Progress) -> str:
     """A stage and how far it is."""
-    if event.stage == COMPILING:
+    if event.stage.startswith(COMPILING):
         return f"{event.stage} {event.done}/{event.total} (first run only)"
     share = 100 * event.done // event.total if event.total else 0
     return f"{event.stage} {share} %"

@@ -15,6 +15,7 @@ from slim.cli import main
 from slim.cli.doctor import cache_state
 from slim.cli.info import describe
 from slim.events import Note, Progress
+from slim.wording import stage_line
 
 Captured = pytest.CaptureFixture[str]
 
@@ -193,3 +194,18 @@ def test_stages_are_told_once_where_there_is_no_terminal(capsys: Captured) -> No
     ]
     assert list(show_stages(events, quiet=True)) == ["result"]
     assert capsys.readouterr().err == "slim: warning: careful␛\n"
+
+
+def test_that_the_tokenizer_is_compiled_is_told_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slim import kernels
+    from slim.tokenizer import compile_tokenizer
+
+    monkeypatch.setattr(kernels, "CACHE_FOLDER", tmp_path)
+    told = [stage_line(event) for event in compile_tokenizer()]
+    assert told == [
+        f"compiling the tokenizer's kernels {done}/1 (first run only)" for done in (0, 1)
+    ]
+    (tmp_path / "bpe_train.learn_merges-126.py311.nbi").touch()
+    assert list(compile_tokenizer()) == []

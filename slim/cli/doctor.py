@@ -63,6 +63,7 @@ def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
     from slim.kernels.table import kernels_of
     from slim.kernels.tile import BF16_IS_FASTER, HAS_BF16, LANES, MR, NR
     from slim.memory import available_bytes
+    from slim.tokenizer import compile_tokenizer
 
     precisions = ("fp32", "bf16") if HAS_BF16 else ("fp32",)
     kernels = [
@@ -71,7 +72,7 @@ def _examine(warm: bool) -> Iterator[Progress | dict[str, object]]:
     threads = set_threads(0)
     if warm:
         yield from warm_up(kernels)
-        yield from _tokenizer_kernels()
+        yield from compile_tokenizer()
     # The layer is known once a parallel kernel has run.
     sum_of_squares(np.empty(1, np.float32), np.ones(1, np.float32))
     check: dict[str, object] = {"right": None}
@@ -181,16 +182,6 @@ def _check_words(check: object) -> str:
         f"learning {PROOF_STEPS} times from one batch took the loss from {check['first_loss']:.2f} "
         f"to {check['last_loss']:.3f}, {outcome}"
     )
-
-
-def _tokenizer_kernels() -> Iterator[Progress]:
-    """Build a vocabulary from a few words and use it: what that needs is compiled."""
-    from slim.tokenizer import train_tokenizer
-
-    stage = "compiling the tokenizer's kernels"
-    yield Progress(stage, 0, 1)
-    train_tokenizer([b"low lower lowest"] * 9, 270).encode("slow")
-    yield Progress(stage, 1, 1)
 
 
 def _proof(precision: str) -> dict[str, object]:
