@@ -13,6 +13,7 @@ import pytest
 
 from slim.calibrate import FIRST_BATCH, calibrate
 from slim.calibration import Calibration, HeldOut, ReliabilityBin
+from slim.cli.info import calibration_rows
 from slim.confidence import sustained
 from slim.config import GenerateConfig, ModelConfig
 from slim.evaluate import evaluate
@@ -65,6 +66,18 @@ def test_a_record_comes_back_from_json_as_it_was() -> None:
     bins = known().relative_bins
     assert bins is not None and bins.relative and bins.edges == pytest.approx((0.6, 0.35, 0.2, 0.08))
     assert known().held_out is not None and known().held_out.enough
+
+
+@pytest.mark.parametrize(
+    ("threshold", "words"),
+    [
+        (-2.0, "--stop-confidence auto is -2.00, below which 20% of 512 of its own texts"),
+        (0.0, "--stop-confidence auto ends every text after 24 tokens, sure or not"),
+    ],
+)
+def test_what_a_threshold_means_is_said(threshold: float, words: str) -> None:
+    record = dataclasses.replace(known(), threshold=threshold).as_dict()
+    assert dict(calibration_rows(record))["confidence"].startswith(words)
 
 
 def paths(record: object, before: tuple = ()) -> list[tuple]:

@@ -126,11 +126,18 @@ def calibration_rows(record: object) -> Iterator[tuple[str, str]]:
         yield "confidence", "calibrated in a way that this version does not know"
     if calibration is None:
         return
-    yield (
-        "confidence",
-        f"--stop-confidence auto is {calibration.threshold:.2f}, below which {calibration.share:.0%} of "
-        f"{calibration.samples:,} of its own texts ({calibration.tokens:,} tokens) sank",
-    )
+    own = f"{calibration.samples:,} of its own texts ({calibration.tokens:,} tokens)"
+    if calibration.threshold < 0.0:
+        yield (
+            "confidence",
+            f"--stop-confidence auto is {calibration.threshold:.2f}, below which {calibration.share:.0%} of {own} sank",
+        )
+    else:
+        yield (
+            "confidence",
+            f"--stop-confidence auto ends every text after {calibration.min_tokens} tokens, sure or not: "
+            f"of {own} fewer than {calibration.share:.0%} became so long",
+        )
     others = ", ".join(f"{float(s):.0%} {t:.2f}" for s, t in calibration.thresholds.items())
     yield "other shares", others
     held_out = calibration.held_out
