@@ -16,6 +16,7 @@ from slim.cli.sampler import DEFAULTS, add_sampler_options, generate_config
 from slim.cli.shading_options import add_options
 from slim.errors import SlimError, UsageError
 from slim.events import GenerateFinished, Note, TokenGenerated
+from slim.wording import counted
 
 if TYPE_CHECKING:
     from slim.chat import Chat, ChatEvent
@@ -318,9 +319,9 @@ class _Talk:
         if left := self._chat.left:
             gone = f", which the oldest {_turns(left)} {'has' if left == 1 else 'have'} left"
         self._say(
-            f"{_turns(len(turns))}, {sum(turn.tokens for turn in turns):,} tokens; "
+            f"{_turns(len(turns))}, {counted(sum(turn.tokens for turn in turns), 'token')}; "
             f"context {use.used:,} of {use.limit:,} tokens{gone}\n"
-            f"{_replies(self._replies)} since the start, {self._tokens:,} tokens{speed}"
+            f"{_replies(self._replies)} since the start, {counted(self._tokens, 'token')}{speed}"
         )
 
     # ---- what is said beside ---------------------------------------------------------------------------------------
@@ -363,14 +364,10 @@ class _Talk:
 
 
 def _turns(count: int) -> str:
-    from slim.wording import counted
-
     return counted(count, "turn")
 
 
 def _replies(count: int) -> str:
-    from slim.wording import counted
-
     return counted(count, "reply", "replies")
 
 
