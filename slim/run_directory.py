@@ -28,7 +28,7 @@ from slim.input_file import reason
 from slim.operating_system import CLOSE_ON_EXEC, NO_LINKS, lock
 
 LARGEST_SETTINGS = 4_000_000  # bytes
-# Bytes of lines that a full disk refuses: they are tried again, and kept with a checkpoint, which has room for 16 MB of words.
+# Bytes of lines that a full disk refuses: they are tried again, and kept with a checkpoint, which has room for 16 MB of text.
 LARGEST_BACKLOG = 2**21
 
 SETTINGS, RESULT = "settings.json", "result.json"
