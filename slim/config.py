@@ -18,6 +18,7 @@ LIMITS = {
 }
 SCHEDULES = ("cosine", "constant", "wsd")
 PRECISIONS = ("auto", "fp32", "bf16")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,14 @@ class TrainConfig:
     batch_tokens: int = 2048  # tokens of one forward and backward pass
     seq_len: int = 0  # 0: the model's max_seq_len, shorter when the text is short
     accumulate: int = 1  # passes per update
+    optimizer: str = "adamw"  # adamw | muon: of the matrices inside of the layers; all else is AdamW's
     learning_rate: float = 2e-3
     min_lr_ratio: float = 0.1
     warmup_steps: int = 100
     schedule: str = "cosine"  # cosine | constant | wsd
     beta1: float = 0.9
     beta2: float = 0.95
+    momentum: float = 0.95  # of Muon
     adam_eps: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0
@@ -127,6 +130,7 @@ class TrainConfig:
             ("min_lr_ratio", 0.0, 1.0),
             ("beta1", 0.0, 0.99999),
             ("beta2", 0.0, 0.99999),
+            ("momentum", 0.0, 0.99999),
             ("adam_eps", 1e-16, 1.0),
             ("weight_decay", 0.0, 10.0),
             ("clip_norm", 0.0, 1e9),
@@ -138,15 +142,16 @@ class TrainConfig:
                 _check_number(name, getattr(self, name), 1e-6, 1e6)
         if self.max_steps is not None:
             _check_whole("max_steps", self.max_steps, 1, 2**40)
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(
-                f"schedule must be {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}, "
-                f"but is {self.schedule!r}"
-            )
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"precision must be {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, but is {self.precision!r}"
-            )
+        for name, choices in (
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("optimizer", OPTIMIZERS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, "
+                    f"but is {getattr(self, name)!r}"
+                )
         if self.seq_len > self.batch_tokens:
             raise ConfigError(
                 f"batch_tokens must hold at least one sequence, "

@@ -1,16 +1,23 @@
-"""AdamW with decoupled decay (Loshchilov and Hutter 2019), and the learning rate over a run."""
+"""AdamW with decoupled decay (Loshchilov and Hutter 2019), Muon for hidden matrices, and the learning rate over a run."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numba
 import numpy as np
 
-from slim.config import TrainConfig
+from slim.aligned import empty
+from slim.config import ModelConfig, TrainConfig
 from slim.kernels.adamw import adamw, norm_chunks, sum_of_squares
-from slim.parameters import Parameters
+from slim.kernels.muon import muon, muon_scratch_size
+from slim.parameters import Parameters, parameter_shapes
 
 WSD_DECAY_SHARE = 0.2  # of the run, at the end of the warmup-stable-decay schedule
+# a, b, c of the five steps of Muon: singular values from 0.003 on come to 0.7 to 1.2 (Jordan et al. 2024).
+NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
+UPDATE_RMS = 0.2  # of Muon's steps, in learning rates: about that of AdamW's, so both share rate and decay (Liu et al. 2025)
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
@@ -43,6 +50,16 @@ class AdamW:
         self.step_count = 0
         self._partial = np.empty(norm_chunks(len(parameters.flat)), np.float32)
 
+    def moments(self) -> dict[str, np.ndarray]:
+        """All that an update reads beside weights and gradients: "m." or "v." and the name of a weight."""
+        return {f"{key}.{name}": view for key, values in (("m", self.m), ("v", self.v)) for name, view in values}
+
+    def restart(self) -> None:
+        """Forget all updates."""
+        for moment in self.moments().values():
+            moment.fill(0.0)
+        self.step_count = 0
+
     def gradient_norm(self, gradients: Parameters) -> float:
         """The Euclidean norm of all gradients; not finite if any of them is not."""
         sum_of_squares(self._partial, gradients.flat)
@@ -53,10 +70,79 @@ class AdamW:
         config = self.config
         self.step_count += 1
         clip = min(1.0, config.clip_norm / (grad_norm + 1e-6)) if config.clip_norm > 0 else 1.0
-        f = np.float32
+        self._update(gradients, np.float32(clip), np.float32(learning_rate))
+
+    def _update(self, gradients: Parameters, clip: np.float32, learning_rate: np.float32) -> None:
+        self._adamw(slice(0, None), gradients, clip, learning_rate)
+
+    def _adamw(self, part: slice, gradients: Parameters, clip: np.float32, learning_rate: np.float32) -> None:
+        """Update a part of the flat array."""
+        config, f = self.config, np.float32
         adamw(
-            self.parameters.flat, self.m.flat, self.v.flat, gradients.flat, self.parameters.n_decayed,
-            f(clip), f(learning_rate), f(config.beta1), f(config.beta2),
+            *(values.flat[part] for values in (self.parameters, self.m, self.v, gradients)),
+            self.parameters.n_decayed - part.start, clip, learning_rate, f(config.beta1), f(config.beta2),
             f(1.0 - config.beta1**self.step_count), f(1.0 - config.beta2**self.step_count),
             f(config.adam_eps), f(config.weight_decay),
         )  # fmt: skip
+
+
+class Muon(AdamW):
+    """Muon for the matrices inside of the layers, which have no v; AdamW for embeddings, head and norms."""
+
+    def __init__(self, parameters: Parameters, config: TrainConfig, dtype: type) -> None:
+        """dtype: of the operands of matrix products"""
+        super().__init__(parameters, config)
+        self._hidden = {n: shape for n, shape in parameters.shapes.items() if is_hidden(n, shape)}
+        matrices = np.array([(parameters.offsets[n], *shape) for n, shape in self._hidden.items()], np.int64)
+        start = int(matrices[0, 0])  # they are neighbours in the flat array
+        self._rest = slice(0, start), slice(start + int(np.sum(matrices[:, 1] * matrices[:, 2])), None)
+        # Threads take them in turn, the largest first, so that each has about as much to do.
+        self._matrices = matrices[np.argsort(-matrices[:, 1] * matrices[:, 2], kind="stable")]
+        size = max(muon_scratch_size(*shape) for shape in self._hidden.values())
+        self._scratch = empty((min(numba.get_num_threads(), len(matrices)), size), dtype)
+        self._first_scale, self._coefficients = monic(NEWTON_SCHULZ)
+
+    def moments(self) -> dict[str, np.ndarray]:
+        unused = {f"v.{name}" for name in self._hidden}
+        return {name: view for name, view in super().moments().items() if name not in unused}
+
+    def _update(self, gradients: Parameters, clip: np.float32, learning_rate: np.float32) -> None:
+        config, f = self.config, np.float32
+        for part in self._rest:
+            self._adamw(part, gradients, clip, learning_rate)
+        muon(
+            self.parameters.flat, self.m.flat, gradients.flat, self._matrices, self._coefficients, self._scratch,
+            self._first_scale, clip, learning_rate, f(config.momentum), f(config.weight_decay), f(UPDATE_RMS),
+        )  # fmt: skip
+
+
+def is_hidden(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a weight is a matrix inside of a layer."""
+    return len(shape) == 2 and ".layers." in name
+
+
+def monic(polynomials: Sequence[tuple[float, float, float]]) -> tuple[np.float32, np.ndarray]:
+    """The norm to begin with, and (steps, 2) float32: t and u of x = (x^2 (x^2 + t) + u) x.
+
+    Those are a x + b x^3 + c x^5 with x scaled between the steps so that c = 1; after the last the scale is 1.
+    """
+    scale, rows = 1.0, []
+    for a, b, c in reversed(polynomials):
+        scale = (scale / c) ** 0.2  # c s^5 = the scale after the step, where x is s times what is multiplied
+        rows.append((b / (c * scale**2), a / (c * scale**4)))
+    return np.float32(1.0 / scale), np.array(rows[::-1], np.float32)
+
+
+def moment_bytes(sizes: ModelConfig, optimizer: str, operand: int, threads: int) -> int:
+    """Memory of an optimizer, its scratch included; operand: bytes of a number in a matrix product."""
+    if optimizer == "adamw":
+        return 8 * sizes.n_parameters
+    shapes = [shape for name, shape in parameter_shapes(sizes).items() if is_hidden(name, shape)]
+    workers = min(threads, len(shapes))
+    scratch = workers * operand * max(muon_scratch_size(*shape) for shape in shapes)
+    return 8 * sizes.n_parameters - 4 * sum(map(math.prod, shapes)) + scratch
+
+
+def make_optimizer(parameters: Parameters, config: TrainConfig, dtype: type) -> AdamW:
+    """The one that the config names; dtype: of the operands of matrix products."""
+    return Muon(parameters, config, dtype) if config.optimizer == "muon" else AdamW(parameters, config)

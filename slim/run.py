@@ -39,6 +39,7 @@ from slim.kernels.table import kernels_of
 from slim.memory import PROGRAM_BYTES, check_fits
 from slim.model import Model, choose_precision, workspace_bytes
 from slim.model_file import model_config, model_tokenizer, open_source, read_weights
+from slim.optim import moment_bytes
 from slim.parameters import Parameters
 from slim.plan import Plan, with_threads
 from slim.request import Request, RunControl
@@ -179,9 +180,9 @@ def _begin(
     digest = corpus.digest
     del corpus
     B, T = recipe.batch_shape(config, _seq_len(config, sizes, data))
-    memory = memory_bytes(sizes, B, T, precision)
+    memory = memory_bytes(sizes, B, T, precision, config.optimizer)
     check_fits(memory, sizes.n_parameters)
-    yield from _compiled(precision, control)
+    yield from _compiled(precision, config.optimizer, control)
     trainer = Trainer(Model(sizes, parameters, precision), data, config, B, T)
 
     directory.clear()
@@ -283,7 +284,7 @@ def _reopen(
     """The run where it was saved last, its peak memory in bytes and its threads."""
     threads = set_threads(plan.config.threads)
     sizes = plan.model
-    check_fits(memory_bytes(sizes, plan.B, plan.T, plan.precision), sizes.n_parameters)
+    check_fits(memory_bytes(sizes, plan.B, plan.T, plan.precision, plan.config.optimizer), sizes.n_parameters)
     with checkpoint.ModelFile(directory.last) as file:
         if model_config(file.metadata, directory.last) != sizes:
             raise DataError(
@@ -307,9 +308,9 @@ def _reopen(
         yield from corpus.notes
         tokens = load_tokens(directory.tokens, corpus, tokenizer, plan.config.validation_share)
         data = yield from _told(tokens, control)
-        memory = memory_bytes(sizes, plan.B, plan.T, plan.precision)
+        memory = memory_bytes(sizes, plan.B, plan.T, plan.precision, plan.config.optimizer)
         del corpus
-        yield from _compiled(plan.precision, control)
+        yield from _compiled(plan.precision, plan.config.optimizer, control)
         model = Model(sizes, Parameters(sizes), plan.precision)
         trainer = Trainer(model, data, plan.config, plan.B, plan.T)
         standing = read_last(file, trainer.optimizer, plan.total_steps)
@@ -323,13 +324,14 @@ def _reopen(
 # ---- both ------------------------------------------------------------------------------------------------------------
 
 
-def memory_bytes(sizes: ModelConfig, B: int, T: int, precision: str) -> int:
+def memory_bytes(sizes: ModelConfig, B: int, T: int, precision: str, optimizer: str = "adamw") -> int:
     """The peak memory of a run: program, weights, gradients, moments, packed copies and activations.
 
     The text is on disk, and little of it in memory at any time.
     """
     operand = 2 if precision == "bf16" else 4
-    total = PROGRAM_BYTES + sizes.n_parameters * (4 * 4 + 2 * operand)
+    total = PROGRAM_BYTES + sizes.n_parameters * (2 * 4 + 2 * operand)
+    total += moment_bytes(sizes, optimizer, operand, usable_cores())
     return total + workspace_bytes(sizes, B, T, True, precision)
 
 
@@ -363,9 +365,9 @@ def _told(events: Generator[Event, None, T], control: RunControl) -> Generator[E
         _check_stop(control)
 
 
-def _compiled(precision: str, control: RunControl) -> Iterator[Event]:
+def _compiled(precision: str, optimizer: str, control: RunControl) -> Iterator[Event]:
     """Compile what a run needs, or load it."""
-    for event in warm_up(kernels_of(precision, training=True)):
+    for event in warm_up(kernels_of(precision, True, optimizer)):
         yield event
         _check_stop(control)
 
@@ -438,7 +440,7 @@ def _check_sizes(request: Request, config: TrainConfig) -> None:
     recipe.check_seq_len(config, sizes)
     T = config.seq_len or min(recipe.SEQ_LEN, sizes.max_seq_len)
     precision = choose_precision(config.precision, sizes)
-    needed = memory_bytes(sizes, *recipe.batch_shape(config, T), precision)
+    needed = memory_bytes(sizes, *recipe.batch_shape(config, T), precision, config.optimizer)
     check_fits(needed, sizes.n_parameters)
 
 

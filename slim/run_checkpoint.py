@@ -142,8 +142,7 @@ def _chunks(file: FileIO) -> Iterator[bytes]:
 def _arrays(optimizer: AdamW) -> dict[str, np.ndarray]:
     """The arrays of `last` by their names in the file."""
     arrays = dict(optimizer.parameters.views)
-    for moment, values in (("m", optimizer.m), ("v", optimizer.v)):
-        arrays |= {f"{OPTIMIZER_PREFIX}{moment}.{name}": v for name, v in values.views.items()}
+    arrays |= {f"{OPTIMIZER_PREFIX}{name}": view for name, view in optimizer.moments().items()}
     return arrays
 
 

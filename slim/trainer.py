@@ -1,9 +1,9 @@
 """The training loop: one event per update, nothing else.
 
-    for each step:  gradients of the loss over `accumulate` batches  ->  norm  ->  clip, AdamW  ->  StepFinished
+    for each step:  gradients of the loss over `accumulate` batches  ->  norm  ->  clip, update  ->  StepFinished
 
 A batch is a function of the seed and its number, the learning rate one of the step. So what has to be kept to go on is
-`TrainingState`, the weights and the two moments.
+`TrainingState`, the weights and the optimizer's moments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from slim.config import TrainConfig
 from slim.data import TokenData, batch, steps_per_epoch
 from slim.events import StepFinished, StepSkipped
 from slim.model import Model
-from slim.optim import AdamW, learning_rate
+from slim.optim import learning_rate, make_optimizer
 from slim.parameters import Parameters
 
 SMOOTHING = 0.98  # of the smoothed loss: an average over about the last 50 steps
@@ -61,7 +61,7 @@ class Trainer:
         self.model = model
         self.data = data
         self.config = config
-        self.optimizer = AdamW(model.parameters, config)
+        self.optimizer = make_optimizer(model.parameters, config, model.dtype)
         self.gradients = Parameters(model.config)
         self.workspace = model.workspace(B, T, train=True)
         self.state = TrainingState()
@@ -108,9 +108,7 @@ class Trainer:
         self.compute_gradients(0)
         self.apply_gradients(0.0, 1.0)
         seconds = time.perf_counter() - began
-        self.optimizer.m.flat.fill(0.0)
-        self.optimizer.v.flat.fill(0.0)
-        self.optimizer.step_count = 0
+        self.optimizer.restart()
         return seconds
 
 

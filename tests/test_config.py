@@ -57,6 +57,7 @@ def test_model_config_refuses(values: dict[str, object], message: str) -> None:
             "max_steps must be a whole number from 1 to 1,099,511,627,776, but is 0",
         ),
         ({"beta2": 1.0}, "beta2 must be a number from 0 to 0.99999, but is 1.0"),
+        ({"optimizer": "sgd"}, "optimizer must be adamw or muon, but is 'sgd'"),
         ({"schedule": "linear"}, "schedule must be cosine, constant or wsd, but is 'linear'"),
         (
             {"seq_len": 512, "batch_tokens": 256},

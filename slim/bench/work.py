@@ -202,7 +202,7 @@ class ProfileWork:
 def make_trainer(model: Model, batch: int, length: int, tokens: np.ndarray) -> Trainer:
     """What trains a model on ids (n,) int32, at a rate that leaves it as it is."""
     data = TokenData(tokens, n_train_bytes=tokens.size)
-    return Trainer(model, data, TrainConfig(learning_rate=LEARNING_RATE), batch, length)
+    return Trainer(model, data, TrainConfig(learning_rate=LEARNING_RATE, optimizer="adamw"), batch, length)
 
 
 def updates(trainer: Trainer) -> Iterator[float]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from slim.cli.lines import say
 from slim.cli.runs import add_plot_option, check_plot, write_plot
-from slim.config import PRECISIONS, PRESETS
+from slim.config import OPTIMIZERS, PRECISIONS, PRESETS
 from slim.errors import UsageError
 from slim.request import Request, RunControl
 from slim.settings import MODEL_KEYS, SPLITS, TRAIN_KEYS, Settings, gather
@@ -45,6 +45,11 @@ def add_run_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
         "--precision",
         metavar="|".join(PRECISIONS),
         help="of the operands of matrix products (default: auto, bf16 where the CPU is fast at it)",
+    )
+    recipe.add_argument(
+        "--optimizer",
+        metavar="|".join(OPTIMIZERS),
+        help="of the matrices inside the layers; embeddings, head and norms are always AdamW's (default: adamw)",
     )
     recipe.add_argument(
         "--split",
@@ -104,6 +109,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         "split": args.split,
         "plain": args.plain,
         "precision": args.precision,
+        "optimizer": args.optimizer,
         "preset": getattr(args, "preset", None),
         "minutes": optional_number("--minutes", args.minutes),
         "max_steps": optional_count("--max-steps", args.max_steps, smallest=1),

@@ -19,6 +19,7 @@ from slim.kernels.decode import decode_rows
 from slim.kernels.embedding import embedding_backward, embedding_forward
 from slim.kernels.int8 import pack8
 from slim.kernels.matmul import matmul, matmul_add, matmul_weight_gradient, pack
+from slim.kernels.muon import muon
 from slim.kernels.operand import operand_dtype
 from slim.kernels.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from slim.kernels.rope import rope
@@ -28,7 +29,7 @@ from slim.kernels.swiglu import swiglu_backward, swiglu_forward
 Entry = tuple[Any, tuple[types.Type, ...]]
 
 
-def kernels_of(precision: str, training: bool) -> list[Entry]:
+def kernels_of(precision: str, training: bool, optimizer: str = "adamw") -> list[Entry]:
     """(kernel, signature) for a model of this precision: those of generation and evaluation, or those of training too.
 
     What takes longest to compile comes first, so that processes which share the work end together.
@@ -47,6 +48,8 @@ def kernels_of(precision: str, training: bool) -> list[Entry]:
     layers, board = types.Array(n, 2, "C"), types.Array(n, 1, "C")
     decoding = (F2, P4, P4, F2, P2, B2, F1, tokens, n, F1, n, n, decoded, layers, n, F2, F2, n, n, n, n, f, board, n)
     table: list[Entry] = []
+    if training and optimizer == "muon":
+        table.append((muon, (F1, F1, F1, layers, F2, P2, f, f, f, f, f, f)))
     if training:
         table += [
             (attention_backward, (P2, P2, P2, F3, P2, P3, n, n, n, F2, P2)),

@@ -58,7 +58,7 @@ def estimating(request: Request) -> Iterator[Estimate]:
     B, T = recipe.batch_shape(config, config.seq_len or min(recipe.SEQ_LEN, sizes.max_seq_len))
     precision = choose_precision(config.precision, sizes)
     n_tokens = n_bytes / BYTES_PER_TOKEN * (1.0 - config.validation_share)
-    memory = memory_bytes(sizes, B, T, precision)
+    memory = memory_bytes(sizes, B, T, precision, config.optimizer)
     work = _known_work()
     measured = work > 0
     speed = (work or _product_work(precision)) / sizes.n_parameters

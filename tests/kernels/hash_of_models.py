@@ -18,7 +18,7 @@ import numba  # noqa: E402  (the environment comes first)
 import numpy as np  # noqa: E402
 
 from slim.config import TrainConfig  # noqa: E402
-from slim.optim import AdamW  # noqa: E402
+from slim.optim import AdamW, Muon  # noqa: E402
 from slim.parameters import Parameters  # noqa: E402
 from tiny_models import MODELS, tiny_batch, tiny_model  # noqa: E402
 
@@ -27,13 +27,14 @@ def hash_of(name: str, precision: str) -> bytes:
     """Losses and weights of some updates, an evaluation, logits, and decoding of one text and of several."""
     digest = hashlib.sha256()
     model = tiny_model(name, precision)
-    optimizer = AdamW(model.parameters, TrainConfig())
+    optimizers = AdamW(model.parameters, TrainConfig()), Muon(model.parameters, TrainConfig(), model.dtype)
     gradients = Parameters(model.config)
     w = model.workspace(3, 70, train=True)
-    for step in range(3):
+    for step in range(4):
         tokens, targets = tiny_batch(model.config, 3, 70, seed=step)
         loss = model.loss_and_gradients(w, tokens, targets, gradients)
         digest.update(np.float64(loss).tobytes() + gradients.flat.tobytes())
+        optimizer = optimizers[step % 2]
         optimizer.step(gradients, 1e-3, optimizer.gradient_norm(gradients))
         model.pack()
     digest.update(model.parameters.flat.tobytes())

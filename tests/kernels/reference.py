@@ -6,7 +6,7 @@ on both sides. Arrays are float64; shapes use the letters of slim/kernels/__init
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -112,6 +112,34 @@ def adamw(
     update = (m / (1.0 - beta1**step)) / (np.sqrt(v / (1.0 - beta2**step)) + eps)
     shrunk = parameters * (1.0 - np.where(decayed, learning_rate * decay, 0.0))
     return shrunk - learning_rate * update, m, v
+
+
+def muon(
+    weight: Array,
+    m: Array,
+    gradient: Array,
+    *,
+    learning_rate: float,
+    momentum: float,
+    decay: float,
+    rms: float,
+    polynomials: Sequence[tuple[float, float, float]],
+) -> tuple[Array, Array]:
+    """A matrix and its momentum after an update."""
+    m = momentum * m + (1.0 - momentum) * gradient
+    ahead = momentum * m + (1.0 - momentum) * gradient
+    step = through_singular_values(ahead, polynomials)
+    shrunk = (1.0 - learning_rate * decay) * weight
+    return shrunk - learning_rate * rms * np.sqrt(max(weight.shape)) * step, m
+
+
+def through_singular_values(x: Array, polynomials: Sequence[tuple[float, float, float]]) -> Array:
+    """x with each singular value s replaced by what a s + b s^3 + c s^5, one after the other, make of s / |x|."""
+    left, values, right = np.linalg.svd(x, full_matrices=False)
+    values = values / max(np.linalg.norm(x), 1e-30)
+    for a, b, c in polynomials:
+        values = a * values + b * values**3 + c * values**5
+    return (left * values) @ right
 
 
 def model_logits(weights: Mapping[str, Array], config: ModelConfig, tokens: Array) -> Array:

@@ -29,7 +29,7 @@ WALLS_WITH_8_LANES = {"SLIM_LANES": "8", "SLIM_TEST_MEMORY": "before wall"}
 FEW = " or ".join(
     [
         *("N7-C5", "N64-C33", "M2-K3", "M7-K17", "M13-K10", "B2-T3-heads5", "B2-T5-H2", "B1-T7-H2"),
-        *("N3-F7", "N31-F33", "N5-V7", "n37"),
+        *("N3-F7", "N31-F33", "N5-V7", "n37", "rows7-columns1", "rows33-columns65"),
     ]
 )
 WALLED = f"forward_equals or softmax or cached or of_the_whole_model or (slopes and ({FEW}))"
