@@ -15,8 +15,10 @@ from slim.kernels.muon import muon, muon_scratch_size
 from slim.parameters import Parameters, parameter_shapes
 
 WSD_DECAY_SHARE = 0.2  # of the run, at the end of the warmup-stable-decay schedule
-# a, b, c of the five steps of Muon: singular values from 0.003 on come to 0.7 to 1.2 (Jordan et al. 2024).
-NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
+# a, b, c of Muon's steps to an orthogonal matrix: each polynomial is the one nearest to 1 on the range in which the singular
+# values are by then if they begin at 0.01 (Amsel et al. 2025), made 5 % wider, for outside of it they explode. They end
+# between 0.65 and 1.35, smaller ones below.
+NEWTON_SCHULZ = ((7.205, -18.6075, 12.3746), (3.7558, -2.8726, 0.5742), (2.7546, -1.9122, 0.3913))
 UPDATE_RMS = 0.2  # of Muon's steps, in learning rates: about that of AdamW's, so both share rate and decay (Liu et al. 2025)
 
 

@@ -24,7 +24,7 @@ from slim.parameters import Parameters
 Array = np.ndarray
 SIZES = ModelConfig(vocab_size=37, dim=12, n_layers=1, n_heads=2, hidden_dim=9, max_seq_len=8)
 RECIPE = TrainConfig(learning_rate=3e-3, weight_decay=0.1, clip_norm=0.0)
-BAND = 0.65, 1.25  # of the singular values that the polynomials make of 0.003 to 1
+BAND = 0.62, 1.38  # of the singular values that the polynomials make of 0.01 to 1
 
 
 def gradient(parameters: Parameters, step: int) -> Array:
@@ -111,7 +111,7 @@ FACTOR = 3e-3 * UPDATE_RMS  # of a step, in orthogonal matrices times sqrt(max(r
     ("precision", "most"),
     [
         ("fp32", 1e-5),
-        # Operands have 8 bits, and five steps make 485 times as much of what is small.
+        # Operands have 8 bits, and what is small becomes 75 times as large.
         pytest.param("bf16", 0.06, marks=pytest.mark.skipif(not HAS_BF16, reason="no bfloat16")),
     ],
 )
@@ -158,7 +158,7 @@ def test_steps_of_muon_are_nearly_orthogonal(precision: str) -> None:
     for name, view in gradients:
         if is_hidden(name, view.shape):
             left, _, right = np.linalg.svd(rng.standard_normal(view.shape), full_matrices=False)
-            view[:] = (left * np.geomspace(1.0, 0.02, min(view.shape))) @ right
+            view[:] = (left * np.geomspace(1.0, 0.05, min(view.shape))) @ right
     given = {name: view.astype(np.float64) for name, view in gradients}
     recipe = TrainConfig(optimizer="muon", clip_norm=0.0)
     Muon(parameters, recipe, operand_dtype(precision)).step(gradients, 3e-3, 1.0)
@@ -174,8 +174,8 @@ def test_steps_of_muon_are_nearly_orthogonal(precision: str) -> None:
 
 
 def test_polynomials_are_the_same_with_the_scale_between_them() -> None:
-    """And bring 0.003 to 1 into the band that the step promises."""
-    x = np.linspace(0.003, 1.0, 10_000)
+    """And bring 0.01 to 1 into the band that the step promises."""
+    x = np.linspace(0.01, 1.0, 10_000)
     scale, coefficients = monic(NEWTON_SCHULZ)
     expected, found = x, x * float(scale)
     for (a, b, c), (t, u) in zip(NEWTON_SCHULZ, coefficients.astype(np.float64), strict=True):

@@ -274,12 +274,17 @@ def interrupt(events: Iterator[Event], control: RunControl, at: int) -> list[Eve
     return seen
 
 
-@pytest.mark.parametrize("at", [1, 7, 8, 9, 23])
-def test_a_run_that_was_stopped_goes_on_to_the_byte(corpus: Path, at: int) -> None:
+@pytest.mark.parametrize(
+    ("at", "optimizer"),
+    [*((at, "muon") for at in (1, 7, 8, 9, 23)), (1, "adamw"), (9, "adamw")],
+)
+def test_a_run_that_was_stopped_goes_on_to_the_byte(corpus: Path, at: int, optimizer: str) -> None:
     whole, parts = corpus.parent / "whole.bin", corpus.parent / "parts.bin"
-    list(run.start(request(corpus, out=str(whole))))
+    settings = {"optimizer": optimizer, "threads": 1}
+    list(run.start(request(corpus, out=str(whole), settings=settings)))
     control = RunControl()
-    first = interrupt(run.start(request(corpus, out=str(parts)), control), control, at)
+    asked = request(corpus, out=str(parts), settings=settings)
+    first = interrupt(run.start(asked, control), control, at)
     assert isinstance(first[-1], TrainFinished) and first[-1].reason == "interrupted"
     assert parts.exists(), "even before the first evaluation there is something to show"
     second = list(run.resume(parts, threads=2))

@@ -494,7 +494,7 @@ MUON = Op(
     expected=muon_expected,
     run=muon_run,
     tolerance=1e-6,
-    # A step has a root mean square of 0.02, and an error of about 5 % after five steps in bfloat16.
+    # A step has a root mean square of 0.02, and an error of about 5 % in bfloat16.
     bf16_tolerance=5e-3,
 )
 
