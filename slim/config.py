@@ -92,7 +92,7 @@ class TrainConfig:
     batch_tokens: int = 2048  # tokens of one forward and backward pass
     seq_len: int = 0  # 0: the model's max_seq_len, shorter when the text is short
     accumulate: int = 1  # passes per update
-    optimizer: str = "adamw"  # adamw | muon: of the matrices inside of the layers; all else is AdamW's
+    optimizer: str = "muon"  # adamw | muon: of the matrices in the layers; the rest is always AdamW's
     learning_rate: float = 2e-3
     min_lr_ratio: float = 0.1
     warmup_steps: int = 100

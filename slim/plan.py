@@ -69,6 +69,7 @@ class Plan:
             )
             train = _table(record, "train")
             prompts = train.get("sample_prompts")
+            train.setdefault("optimizer", "adamw")  # of runs from before there was a choice
             train["sample_prompts"] = tuple(prompts) if isinstance(prompts, list) else prompts
             if record["precision"] not in PRECISIONS:
                 raise ValueError(f"precision is {record['precision']!r:.40}")

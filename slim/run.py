@@ -324,7 +324,7 @@ def _reopen(
 # ---- both ------------------------------------------------------------------------------------------------------------
 
 
-def memory_bytes(sizes: ModelConfig, B: int, T: int, precision: str, optimizer: str = "adamw") -> int:
+def memory_bytes(sizes: ModelConfig, B: int, T: int, precision: str, optimizer: str = "muon") -> int:
     """The peak memory of a run: program, weights, gradients, moments, packed copies and activations.
 
     The text is on disk, and little of it in memory at any time.

@@ -149,7 +149,7 @@ from slim.decoding import draw_together, draw_tokens
 from slim.kernels.table import kernels_of
 from slim.kernels.tile import HAS_BF16
 from slim.model import Model
-from slim.optim import AdamW
+from slim.optim import Muon
 from slim.parameters import Parameters
 sizes = ModelConfig(
     vocab_size=320, dim=32, n_layers=1, n_heads=4, n_kv_heads=2, hidden_dim=48, max_seq_len=32
@@ -157,7 +157,8 @@ sizes = ModelConfig(
 table = {}
 for precision in ("fp32", "bf16") if HAS_BF16 else ("fp32",):
     parameters = Parameters(sizes).initialise(0)
-    model, optimizer = Model(sizes, parameters, precision), AdamW(parameters, TrainConfig())
+    model = Model(sizes, parameters, precision)
+    optimizer = Muon(parameters, TrainConfig(), model.dtype)
     ids, gradients = np.arange(64, dtype=np.int32).reshape(2, 32), Parameters(sizes)
     model.loss_and_gradients(model.workspace(2, 32, train=True), ids, ids, gradients)
     optimizer.step(gradients, 1e-3, optimizer.gradient_norm(gradients))

@@ -295,6 +295,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_byte(corpus: Path, at: int, optim
     assert metrics(parts) == metrics(whole)
 
 
+def test_a_run_from_before_there_was_a_choice_goes_on_with_adamw(corpus: Path) -> None:
+    whole, parts = corpus.parent / "whole.bin", corpus.parent / "parts.bin"
+    asked = {"optimizer": "adamw"}
+    list(run.start(request(corpus, out=str(whole), settings=asked)))
+    control = RunControl()
+    interrupt(run.start(request(corpus, out=str(parts), settings=asked), control), control, 7)
+    settings = Path(f"{parts}.run/settings.json")
+    record = json.loads(settings.read_text(encoding="utf-8"))
+    del record["train"]["optimizer"], record["train"]["momentum"]
+    settings.write_text(json.dumps(record), encoding="utf-8")
+    list(run.resume(parts))
+    assert weights(parts) == weights(whole)
+
+
 def test_a_run_that_was_abandoned_goes_on_to_the_byte(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

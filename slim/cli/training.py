@@ -49,7 +49,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
     recipe.add_argument(
         "--optimizer",
         metavar="|".join(OPTIMIZERS),
-        help="of the matrices inside the layers; embeddings, head and norms are always AdamW's (default: adamw)",
+        help="of the matrices inside the layers; embeddings, head and norms are always AdamW's (default: muon)",
     )
     recipe.add_argument(
         "--split",

@@ -29,7 +29,7 @@ from slim.kernels.swiglu import swiglu_backward, swiglu_forward
 Entry = tuple[Any, tuple[types.Type, ...]]
 
 
-def kernels_of(precision: str, training: bool, optimizer: str = "adamw") -> list[Entry]:
+def kernels_of(precision: str, training: bool, optimizer: str = "muon") -> list[Entry]:
     """(kernel, signature) for a model of this precision: those of generation and evaluation, or those of training too.
 
     What takes longest to compile comes first, so that processes which share the work end together.
