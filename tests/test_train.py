@@ -103,7 +103,7 @@ def test_accumulated_batches_are_one_large_batch() -> None:
 
 def test_gradients_are_clipped_to_the_norm() -> None:
     """AdamW forgets the scale of gradients, but the first moment does not: clipped ones lead to 1 / (1 - beta1)."""
-    trainer = make_trainer(clip_norm=1e-3)
+    trainer = make_trainer(clip_norm=1e-3, optimizer="adamw")
     next(train(trainer, 10))
     first_moment = float(np.linalg.norm(trainer.optimizer.m.flat))
     assert first_moment == pytest.approx((1 - trainer.config.beta1) * 1e-3, rel=1e-3)
