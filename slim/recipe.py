@@ -25,7 +25,7 @@ from slim.request import Request
 SEQ_LEN = 256
 # `train`: the first preset whose text is at least this long, in bytes.
 TRAIN_PRESETS = ((3_000_000, "default"), (1_200_000, "small"), (0, "tiny"))
-FINETUNE_RATE = 1e-3  # peak learning rate of `finetune`
+FINETUNE_RATE = 1e-3  # peak learning rate of `finetune`, with AdamW: it was found with that
 PATIENCE = 4  # evaluations without a better loss before `train` and `finetune` stop
 
 EVALUATIONS = 15
@@ -65,7 +65,7 @@ def train_config(request: Request) -> TrainConfig:
     if request.command in ("train", "finetune"):
         values["patience"] = PATIENCE
     if request.command == "finetune":
-        values["learning_rate"] = FINETUNE_RATE
+        values["learning_rate"], values["optimizer"] = FINETUNE_RATE, "adamw"
     values.update(request.settings.train)
     return TrainConfig(**values)  # type: ignore[arg-type]
 

@@ -57,8 +57,9 @@ from slim.events import (
 )
 from slim.generate import generate
 from slim.model_file import load_model
+from slim.plan import Plan
 from slim.request import Request, RunControl
-from slim.run_directory import BusyError, Journal, RunDirectory
+from slim.run_directory import BusyError, Journal, RunDirectory, read_settings
 from slim.settings import Settings
 from slim.trainer import Trainer
 
@@ -211,6 +212,7 @@ def test_finetune_keeps_vocabulary_and_sizes(corpus: Path) -> None:
     events = list(run.start(asked))
     rates = [event.learning_rate for event in of_kind(events, StepFinished)]
     assert max(rates) == recipe.FINETUNE_RATE
+    assert Plan.from_record(read_settings(asked.out), Path(asked.out)).config.optimizer == "adamw"
     assert losses(events)[0] < 5.0, "it begins with what the base knows"
     model, tokenizer, metadata = load_model(asked.out)
     assert tokenizer.to_json() == load_model(base)[1].to_json() and model.config.dim == 16

@@ -49,7 +49,8 @@ def add_run_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
     recipe.add_argument(
         "--optimizer",
         metavar="|".join(OPTIMIZERS),
-        help="of the matrices inside the layers; embeddings, head and norms are always AdamW's (default: muon)",
+        help="of the matrices inside the layers; embeddings, head and norms are always AdamW's "
+        f"(default: {'muon' if sizes else 'adamw'})",
     )
     recipe.add_argument(
         "--split",
