@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from rich.cells import cell_len
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -29,6 +30,7 @@ from slim.tui.writing_screen import WritingScreen, measures
 if TYPE_CHECKING:
     from slim.tui.session import OpenModel
 
+FRAME = 6  # cells of a title's line that are not the title
 WIDE = 140  # cells from which the title has room for all measures
 HELP = ("Enter writes on", "ctrl+j new line", "Esc to the text")
 WELCOME = f"""Write the beginning of a text above and press Enter: the model goes on from there.
@@ -227,6 +229,8 @@ class GenerateScreen(WritingScreen):
         words = measures(self.logprobs, self.speed, few=self.size.width < WIDE)
         if self.writing is None and self._seed is not None:
             words.append(f"seed {self._seed}")
+            if cell_len(self.joined(name, *words)) > self.text.outer_size.width - FRAME:
+                words.pop()
         self.text.border_title = Text(self.joined(name, *words))
         if self.writing is not None:
             held = "; training waits" if self.writing.holds_training else ""

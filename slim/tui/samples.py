@@ -84,7 +84,7 @@ class Samples(Vertical):
         self.query_one("#when-now", Static).update(_when(latest, "now", self.whose), layout=False)
         words = _when(then, "then", self.whose)
         if len(earlier) > 1:
-            hint = f"   {self.chosen + 1} of {len(earlier)}, keys [ ]"
+            hint = f"   {self.chosen + 1} of {len(earlier)} [ ]"
             words = Content.assemble(words, (hint, "$secondary 70%"))
         self.query_one("#when-then", Static).update(words, layout=False)
 
