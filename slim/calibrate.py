@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slim.calibration import DEFAULT_SHARE, PERCENTILES, SHARES, Calibration, HeldOut
+from slim.calibration import DEFAULT_SHARE, NEVER, PERCENTILES, SHARES, Calibration, HeldOut
 from slim.confidence import (
     MIN_TOKENS,
     PATIENCE,
@@ -119,15 +119,16 @@ def calibrate(
 
 
 def threshold_for(dips: Sequence[float], share: float) -> float:
-    """The threshold that stops `share` of the texts with these dips, to the nearest text.
+    """The threshold that stops `share` of the texts that are long enough to be judged, to the nearest text.
 
-    0, which stops every text that is long enough, where too few are.
+    A model that was trained on short answers seldom writes so much: then it is a share of these few; NEVER
+    where there are none.
     """
-    ordered = sorted(dips)
-    stopped = round(share * len(ordered))
-    if stopped >= len(ordered):
-        return 0.0
-    return min(ordered[stopped], 0.0)
+    judged = sorted(dip for dip in dips if dip < math.inf)
+    stopped = round(share * len(judged))
+    if not judged:
+        return NEVER
+    return judged[stopped] if stopped < len(judged) else 0.0
 
 
 def thresholds_of(dips: Sequence[float]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from slim.shades import SHARES_BELOW, Bins
 
+NEVER = -100.0  # a threshold below which no expected log p can sink
 SHARES = (0.01, 0.02, 0.05, 0.10, 0.20, 0.30, 0.50)
 DEFAULT_SHARE = 0.20
 PERCENTILES = tuple(range(0, 101, 5))
@@ -71,7 +72,7 @@ class Calibration:
     window: int
     patience: int
     min_tokens: int
-    share: float  # of its own texts that `threshold` stops
+    share: float  # of its own texts, as far as they are long enough to be judged, that `threshold` stops
     threshold: float
     thresholds: dict[str, float]  # by share, written as "0.2"
     samples: int
@@ -138,7 +139,7 @@ def _calibration(record: object) -> Calibration:
         raise ValueError("prompted")
     thresholds = _by_share(fields["thresholds"])
     share = _number(fields["share"], 0.0, 1.0)
-    threshold = _number(fields["threshold"], -100.0, 0.0)
+    threshold = _number(fields["threshold"], NEVER, 0.0)
     return Calibration(
         statistic=_name(fields, "statistic"),
         window=_whole(fields["window"], 1, 4096),
@@ -205,7 +206,7 @@ def _by_share(record: object) -> dict[str, float]:
     names = [f"{share:g}" for share in SHARES]
     if not isinstance(record, dict) or set(record) != set(names):
         raise ValueError("shares")
-    found = {name: _number(record[name], -100.0, 0.0) for name in names}
+    found = {name: _number(record[name], NEVER, 0.0) for name in names}
     if list(found.values()) != sorted(found.values()):
         raise ValueError("shares")
     return found

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from slim.calibrate import FIRST_BATCH, calibrate
-from slim.calibration import Calibration, HeldOut, ReliabilityBin
+from slim.calibration import NEVER, Calibration, HeldOut, ReliabilityBin
 from slim.cli.info import calibration_rows
 from slim.confidence import sustained
 from slim.config import GenerateConfig, ModelConfig
@@ -72,7 +72,7 @@ def test_a_record_comes_back_from_json_as_it_was() -> None:
     ("threshold", "words"),
     [
         (-2.0, "--stop-confidence auto is -2.00, below which 20% of 512 of its own texts"),
-        (0.0, "--stop-confidence auto ends every text after 24 tokens, sure or not"),
+        (NEVER, "--stop-confidence auto stops loops only: none of 512 of its own texts"),
     ],
 )
 def test_what_a_threshold_means_is_said(threshold: float, words: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slim.calibrate import FIRST_BATCH, calibrate, threshold_for
-from slim.calibration import Calibration
+from slim.calibration import NEVER, Calibration
 from slim.confidence import LowConfidence, dip, expected_logprob
 from slim.config import GenerateConfig, ModelConfig
 from slim.decoding import draw_tokens
@@ -413,9 +413,10 @@ def test_calibration_is_bounded_in_time_and_says_what_it_saw() -> None:
 
 
 def test_thresholds_of_few_or_short_texts() -> None:
-    assert threshold_for([-3.0, -2.0, -1.0, math.inf], 0.5) == -1.0
+    assert threshold_for([-3.0, -2.0, -1.0, -0.5, math.inf], 0.5) == -1.0
     assert threshold_for([-3.0, -2.0, -1.0, math.inf], 0.0) == -3.0
-    assert threshold_for([-3.0, math.inf, math.inf, math.inf], 0.5) == 0.0
+    assert threshold_for([-3.0, -2.0, *[math.inf] * 9], 0.5) == -2.0, "short texts do not count"
+    assert threshold_for([math.inf, math.inf], 0.5) == NEVER
     assert threshold_for([-3.0], 1.0) == 0.0
     assert dip([-3.0] * 20) == math.inf
 

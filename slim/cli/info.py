@@ -117,7 +117,7 @@ def _in_one_line(entry: object) -> str:
 
 def calibration_rows(record: object) -> Iterator[tuple[str, str]]:
     """A calibration as lines for a person."""
-    from slim.calibration import ENOUGH_DOCUMENTS, ENOUGH_TOKENS, Calibration
+    from slim.calibration import ENOUGH_DOCUMENTS, ENOUGH_TOKENS, NEVER, Calibration
 
     calibration = Calibration.from_record(record)
     if record is None:
@@ -127,7 +127,7 @@ def calibration_rows(record: object) -> Iterator[tuple[str, str]]:
     if calibration is None:
         return
     own = f"{calibration.samples:,} of its own texts ({calibration.tokens:,} tokens)"
-    if calibration.threshold < 0.0:
+    if calibration.threshold > NEVER:
         yield (
             "confidence",
             f"--stop-confidence auto is {calibration.threshold:.2f}, below which {calibration.share:.0%} of {own} sank",
@@ -135,8 +135,7 @@ def calibration_rows(record: object) -> Iterator[tuple[str, str]]:
     else:
         yield (
             "confidence",
-            f"--stop-confidence auto ends every text after {calibration.min_tokens} tokens, sure or not: "
-            f"of {own} fewer than {calibration.share:.0%} became so long",
+            f"--stop-confidence auto stops loops only: none of {own} was long enough to judge",
         )
     others = ", ".join(f"{float(s):.0%} {t:.2f}" for s, t in calibration.thresholds.items())
     yield "other shares", others
