@@ -73,7 +73,7 @@ assert not any(is_cached(*entry) for entry in kernels)
 DISTURBED = {
     "cannot be started": "compiling.sys.executable = '/nowhere'",
     "is not Python": "compiling.sys.executable = '/bin/cat'",
-    "ends at once": "compiling._environment = lambda: {**os.environ, 'PYTHONPATH': '/nowhere'}",
+    "ends at once": "compiling._environment = lambda: {**os.environ, 'PYTHONHOME': '/nowhere'}",
     "is killed": """
 class Killed(Popen):
     def __init__(self, *arguments, **settings):
