@@ -205,10 +205,16 @@ class DisturbedRun:
         kinds = iter(self._kinds(disturbances))
         while True:
             self.starts += 1
-            with self.errors.open("wb") as stderr:
-                process = self._start(stderr)
+            # Its last words go through a process that no full disk concerns.
+            with (
+                self.errors.open("wb") as file,
+                subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file) as listener,
+            ):
+                assert listener.stdin is not None
+                process = self._start(listener.stdin)
+                listener.stdin.close()
                 try:
-                    code = self._attend(process, kinds)
+                    code = self._attend(process, listener, kinds)
                 finally:
                     if process.poll() is None:
                         process.kill()
@@ -234,7 +240,12 @@ class DisturbedRun:
             stdout=subprocess.DEVNULL, stderr=stderr,
         )  # fmt: skip
 
-    def _attend(self, process: subprocess.Popen[bytes], kinds: Iterator[str]) -> int:
+    def _attend(
+        self,
+        process: subprocess.Popen[bytes],
+        listener: subprocess.Popen[bytes],
+        kinds: Iterator[str],
+    ) -> int:
         """The exit code of one session."""
         allowed: set[int | None] = {0}
         while wait_for_steps(process, self.run / "metrics.jsonl"):
@@ -250,6 +261,7 @@ class DisturbedRun:
             if None not in codes:
                 break
         code = process.wait(timeout=LONGEST)
+        listener.wait()
         told = self.errors.read_text(encoding="utf-8", errors="replace")
         # A program that has said its last word, and is just leaving, listens to no signal any more.
         over = "slim: error: " in told or (self.run / "result.json").exists()
