@@ -25,6 +25,7 @@ from slim.run_directory import directory_of
 from slim.safe_text import safe_line
 from slim.tui.catalog import RUN_SUFFIX, looks_like_model, remember
 from slim.tui.chat_screen import ChatScreen
+from slim.tui.collector import Collector
 from slim.tui.dialogs import OpenDialog, QuitDialog, TooSmall
 from slim.tui.generate_screen import GenerateScreen
 from slim.tui.glyphs import ascii_only
@@ -110,6 +111,7 @@ class SlimApp(App[Outcome]):
         self._pages = ["home"]
         self._caught: int | None = None
         self._suspension: Suspension | None = None
+        self._collector = Collector()
         if run is not None:
             self.session.adopt(run)
 
@@ -117,6 +119,7 @@ class SlimApp(App[Outcome]):
 
     def on_mount(self) -> None:
         """The first screen, the tick, the signals."""
+        self._collector.begin()
         self.register_theme(DARK)
         self.register_theme(light(self.console.color_system))
         self.theme = DARK.name
@@ -139,15 +142,22 @@ class SlimApp(App[Outcome]):
     async def _prepare_pages(self) -> None:
         """Make the screens that nobody has visited yet, so that the first key leads there as quickly as any other.
 
-        A fifth of a second each. Textual has no public way: without this one the first visit does it.
+        A fifth of a second each. Textual has no public way: without this one the first visit does it. It would also
+        read all style sheets again at the first visit, as it does after a change of theme; they are up to date.
         """
         make = getattr(self, "_init_mode", None)
         for page in self.MODES:
             if make is not None and page not in self._pages:
                 await make(page)
+        theme = getattr(self, "_css_update_count", None)
+        for stack in getattr(self, "_screen_stacks", {}).values():
+            for screen in stack:
+                screen._css_update_count = theme
+        self._collector.settle()
 
     def on_unmount(self) -> None:
-        """Signals are the caller's again."""
+        """Signals and the garbage collector are the caller's again."""
+        self._collector.end()
         if self._suspension is not None:
             self._suspension.end()
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):

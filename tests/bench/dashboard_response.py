@@ -95,8 +95,13 @@ def child(preset: str, out: str) -> None:
             return "paused" if run.paused else "training"
 
     app = Watched(compute=Noting())
-    values = {"preset": preset, "vocab_size": 2048, "sample_tokens": 60, "sample_every": 50}
-    data = str(demo_text(STORIES))
+    values = {
+        "preset": preset, "vocab_size": 2048, "sample_tokens": 60, "sample_every": 50,
+        # A context that no reply fills before it is stopped, and training sequences of the usual length.
+        "max_seq_len": 8192, "seq_len": 512,
+    }  # fmt: skip
+    data = f"{out}.txt"  # one document, so that no reply comes to an end before it is stopped
+    Path(data).write_text(demo_text(STORIES).read_text("utf-8").replace("<|endoftext|>", ""), "utf-8")
     LONG = dataclasses.replace(sampler_settings.DEFAULT, max_tokens=5_000, repeat_penalty=1.0)
     sampler_settings.DEFAULT = LONG  # long replies: what is measured comes in their middle
     run = app.session.start(Request("pretrain", data, 100.0, out, settings=Settings(values)))
@@ -142,7 +147,7 @@ def drive(terminal: Terminal, seconds: float) -> dict[str, list[float]]:
     for number in range(REPLIES):
         terminal.type(PROMPTS[number % len(PROMPTS)])
         terminal.seconds_until("Esc stops", "\r")
-        watch(0.7)
+        watch(0.3)
         if not re.search(ENDED, terminal.plain):
             passed = terminal.seconds_until(f"interrupted|{ENDED}", ESCAPE)
             if "interrupted" in terminal.plain:  # it did not end by itself just then
