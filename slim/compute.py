@@ -44,7 +44,7 @@ class Job(Generic[T]):
         self.threads: int | None = (
             None  # of the kernels that it calls; None: the engine's own number
         )
-        self._engine = engine
+        self.engine = engine
         self._events = events
         self._waiting: deque[T] = deque()
         self._cancelled = False
@@ -70,17 +70,17 @@ class Job(Generic[T]):
 
     def poll(self) -> list[T]:
         """The events since the last call, without waiting. An error that ended the job is raised once they are read."""
-        with self._engine.changed:
+        with self.engine.changed:
             events = list(self._waiting)
             self._waiting.clear()
             if not events:
                 self._raise_error()
-            self._engine.changed.notify_all()
+            self.engine.changed.notify_all()
         return events
 
     def __iter__(self) -> Iterator[T]:
         """The events as they come, then the error that ended the job, if any."""
-        changed = self._engine.changed
+        changed = self.engine.changed
         while True:
             with changed:
                 while not self._waiting and not self._ended:
@@ -110,23 +110,23 @@ class Job(Generic[T]):
 
     def cancel(self, wait: bool = True) -> None:
         """Close the generator after its present event; what it yielded and nobody has read is dropped."""
-        changed = self._engine.changed
+        changed = self.engine.changed
         with changed:
             self._cancelled = True
             self._waiting.clear()
             changed.notify_all()
-            while wait and not self._ended and not self._engine.is_current_thread():
+            while wait and not self._ended and not self.engine.is_current_thread():
                 changed.wait(_WAKE_SECONDS)
 
     def _set_paused(self, paused: bool) -> None:
-        with self._engine.changed:
+        with self.engine.changed:
             self._paused = paused
-            self._engine.changed.notify_all()
+            self.engine.changed.notify_all()
 
     def _add_holds(self, count: int) -> None:
-        with self._engine.changed:
+        with self.engine.changed:
             self._holds += count
-            self._engine.changed.notify_all()
+            self.engine.changed.notify_all()
 
     def _raise_error(self) -> None:
         error, self._error = self._error, None
@@ -144,7 +144,7 @@ class Job(Generic[T]):
 
     def take_turn(self, until: float) -> None:
         """Ask for events up to a time of the monotonic clock, at least for one."""
-        changed = self._engine.changed
+        changed = self.engine.changed
         while True:
             error: BaseException | None = None
             found: list[T] = []
@@ -163,7 +163,7 @@ class Job(Generic[T]):
                 if not found:
                     self._ended = True
                     self._error = error
-                    self._engine.jobs.remove(self)
+                    self.engine.jobs.remove(self)
                 elif not self._cancelled:
                     self._waiting.extend(found)
                 changed.notify_all()

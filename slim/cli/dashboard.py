@@ -104,13 +104,14 @@ def after(
     code = 128 + outcome.signal if outcome.signal is not None else int(outcome.failed)
     if run is None:
         return code, None
-    state = run.view.state
     if outcome.run is not run:
         if run.problem is not None:
             raise run.problem
         if outcome.run is None:
-            return code, state.finished
-        run, state = outcome.run, outcome.run.view.state
+            return code, run.view.state.finished
+        run = outcome.run
+    run.catch_up()
+    state = run.view.state
     past = [event for event in (state.started, state.best, state.last) if event is not None]
     asked = run.control.stop
     told, finished = tell(iter(run.job), run.control, args, f"slim {run.out}", past=past)

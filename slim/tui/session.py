@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from slim.compute import Engine, engine
 from slim.events import Event, Note, Progress, RunStarted, StepFinished
 from slim.request import Request, RunControl
 from slim.run_directory import directory_of
-from slim.tui.run_follower import FollowedRun, JournalReader
+from slim.tui.run_follower import EVENTS_PER_POLL, FollowedRun, JournalReader
 from slim.tui.run_view import RunView
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ class LocalRun:
         self.view = RunView(out) if view is None else view
         self.problem: BaseException | None = None
         self.ended = False
+        self._waiting: deque[Event] = deque()
+        self._past: Job[list[Event]] | None = None  # of a run that goes on, while it is read
+        self._earlier: deque[Event] = deque()
 
     @property
     def name(self) -> str:
@@ -86,29 +90,57 @@ class LocalRun:
         try:
             events = self.job.poll()
         except Exception as problem:  # of any kind: it is shown, and what is saved stays saved
+            self._take_in(self._waiting)
             self.problem, self.ended = problem, True
             self.view.fail(problem)
             return True
         for event in events:
             if isinstance(event, RunStarted) and event.step and not self.view.last_step:
-                self.view.add_all(_past(self.out, event.step))
-            self.view.add(event)
-        if not events and self.job.done:
+                self._past = self.job.engine.submit(_past(self.out, event.step))
+        self._waiting.extend(events)
+        if self._past is not None or self._earlier:
+            self._read_past()
+        else:
+            self._take_in(self._waiting)
+        if not events and not self._waiting and self.job.done:
             self.ended = True
             return True
         return bool(events)
 
+    def catch_up(self) -> None:
+        """Take in everything that waits, without the past that has not been read: the screen is gone."""
+        if self._past is not None:
+            self._past.cancel(wait=False)
+        self._take_in(self._waiting)
 
-def _past(out: str, last_step: int) -> Iterator[Event]:
+    def _read_past(self) -> None:
+        """Some more of what was before; what happens meanwhile waits for its turn."""
+        if self._past is not None:
+            for events in self._past.poll():
+                self._earlier.extend(events)
+            if self._past.done:
+                self._past = None
+        self._take_in(self._earlier, EVENTS_PER_POLL)
+        if self._past is None and not self._earlier:
+            self._take_in(self._waiting)
+
+    def _take_in(self, events: deque[Event], limit: int | None = None) -> None:
+        count = len(events) if limit is None else min(len(events), limit)
+        self.view.add_all(events.popleft() for _ in range(count))
+
+
+def _past(out: str, last_step: int) -> Iterator[list[Event]]:
     """What the journal of a run tells of its steps up to one: it may have been gone on with already. Nothing if unread."""
     with contextlib.suppress(OSError):
         for events in JournalReader(directory_of(out) / "metrics.jsonl").read():
-            for event in events or ():
-                if isinstance(event, RunStarted):
-                    continue  # told again by whoever goes on
-                if isinstance(event, StepFinished) and event.step > last_step:
-                    return
-                yield event
+            past: list[Event] = [e for e in events or () if not isinstance(e, RunStarted)]  # told again
+            steps = [event.step for event in past if isinstance(event, StepFinished)]
+            if not steps or steps[-1] <= last_step:
+                yield past
+                continue
+            later = (isinstance(event, StepFinished) and event.step > last_step for event in past)
+            yield past[: list(later).index(True)]
+            return
 
 
 class AppSession:

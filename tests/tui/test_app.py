@@ -24,6 +24,7 @@ from slim.tui.app import Outcome, SlimApp
 from slim.tui.dialogs import OpenDialog, QuitDialog, TooSmall
 from slim.tui.help import HelpScreen, described_keys
 from slim.tui.home import HomeScreen, age, millions, shortened
+from slim.tui.run_follower import EVENTS_PER_POLL
 from slim.tui.session import LocalRun
 from slim.tui.train_screen import TrainScreen, bar
 
@@ -461,6 +462,22 @@ async def test_a_run_that_goes_on_shows_its_past(tmp_path: Path, compute: Engine
         assert view.validations == [(20, pytest.approx(8.2 / 3))]
         assert [sample.step for sample in view.samples] == [0, 20]
         assert run.training and view.state.finished is None
+
+
+def test_a_long_past_is_taken_in_by_parts_and_before_what_happens_now(
+    tmp_path: Path, compute: Engine
+) -> None:
+    write_run(tmp_path / "x.bin", [stepped(step) for step in range(1, 5_001)])
+    end = TrainFinished("finished", 5_001, None, None, None, 1.0)
+    run = Script([started(5_000), stepped(5_001), end]).run(compute, str(tmp_path / "x.bin"))
+    lengths, until = [0], time.monotonic() + 30
+    while run.training:
+        run.poll()
+        lengths.append(len(run.view.loss))
+        assert lengths[-1] - lengths[-2] <= EVENTS_PER_POLL + 1
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    assert lengths[-1] == 5_001 and run.view.loss.last_step == 5_001
 
 
 async def test_the_log_is_broken_again_for_another_width(tmp_path: Path, compute: Engine) -> None:
