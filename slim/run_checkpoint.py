@@ -101,9 +101,11 @@ def read_last(file: checkpoint.ModelFile, optimizer: AdamW, total_steps: int) ->
     return standing
 
 
-def write_best(path: Path, parameters: Parameters, metadata: Mapping[str, object]) -> int:
-    """Save the weights as the best ones; the size in bytes. SaveError."""
-    return checkpoint.write(path, dict(parameters.views), metadata)
+def write_best(
+    path: Path, weights: Mapping[str, np.ndarray], metadata: Mapping[str, object]
+) -> int:
+    """Save weights as the best ones; the size in bytes. SaveError."""
+    return checkpoint.write(path, dict(weights), metadata)
 
 
 def read_best(path: Path, parameters: Parameters) -> None:

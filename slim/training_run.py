@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,7 @@ class TrainingRun:
         self.held_out = held_out_part(trainer.data, tokenizer, plan.validation_tokens)
         self.prompts = plan.config.sample_prompts or first_words(trainer.data, tokenizer)
         self._failures: dict[str, int] = {}  # saves in a row that failed, by kind
+        self._unsaved_best: tuple[dict[str, np.ndarray], dict[str, object]] | None = None
         self._journal_works = True
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0  # that the last save of everything took
@@ -254,7 +255,7 @@ class TrainingRun:
         training.first_batch = reached.first_batch + left_out
         training.rate_factor = reached.rate_factor * recipe.RATE_AFTER_ROLLBACK
         training.bad_steps = training.spikes = 0
-        # What has been reached since stays true: the best weights are on the disk.
+        # What has been reached since stays true: the best weights are kept.
         if standing.best_loss is not None:
             restored.best_loss, restored.best_step = standing.best_loss, standing.best_step
             restored.best_bits_per_byte = standing.best_bits_per_byte
@@ -275,7 +276,11 @@ class TrainingRun:
         yield from self._keep_directory()
         standing, model = self.standing, self.trainer.model
         if standing.best_step not in (None, self.step):
-            read_best(self.directory.best, model.parameters)
+            if self._unsaved_best is not None:
+                for name, weights in self._unsaved_best[0].items():
+                    model.parameters.views[name][...] = weights
+            else:
+                read_best(self.directory.best, model.parameters)
             model.pack()
         calibration: Calibration | None = None
         if self.plan.config.calibrate:
@@ -305,11 +310,19 @@ class TrainingRun:
     # ---- files ---------------------------------------------------------------------------------------------------
 
     def save_last(self) -> Iterator[Event]:
-        """Save everything that is needed to go on, unless the weights may be bad: then the older save is the better."""
+        """Save everything that is needed to go on, unless the weights may be bad: then the older save is the better.
+
+        It is so, too, while the best weights wait for the disk: a run that goes on from there finds them again.
+        """
         training = self.standing.training
         if training.bad_steps > 0 or training.spikes > 0:
             return
         yield from self._keep_directory()
+        if self._unsaved_best is not None:
+            yield from self._write_best(*self._unsaved_best, kind="last")
+            if self._unsaved_best is not None:
+                self._saved_at = time.monotonic()
+                return
         self.trainer.read_clock()
         self.standing.journal_sizes = self.directory.journal_sizes()
         self.standing.unwritten = self.directory.unwritten()
@@ -329,23 +342,36 @@ class TrainingRun:
     ) -> Iterator[Event]:
         """Save the weights as the best ones, and make OUT a copy of them.
 
-        result: the evaluation that says so; it only counts once they are saved
+        result: the evaluation that says so
         """
         yield from self._keep_directory()
-        standing, before = self.standing, dataclasses.replace(self.standing)
+        standing = self.standing
         if result is not None:
             standing.best_loss, standing.best_step = result.nats_per_token, self.step
             standing.best_bits_per_byte = result.bits_per_byte
         elif standing.best_loss is None:
             standing.best_step = self.step
+        self._unsaved_best = None  # these are better
+        yield from self._write_best(
+            self.trainer.model.parameters.views, self._metadata(calibration)
+        )
+
+    def _write_best(
+        self, weights: Mapping[str, np.ndarray], metadata: dict[str, object], kind: str = "best"
+    ) -> Iterator[Event]:
+        """Write weights to `best` and OUT. Where that fails a copy waits, and every later save tries it first.
+
+        kind: what has failed then
+        """
         best, out = self.directory.best, Path(self.plan.request.out)
         try:
-            size = write_best(best, self.trainer.model.parameters, self._metadata(calibration))
+            size = write_best(best, weights, metadata)
         except SaveError as problem:
-            standing.best_loss, standing.best_step = before.best_loss, before.best_step
-            standing.best_bits_per_byte = before.best_bits_per_byte
-            yield from self._failed("best", problem)
+            if self._unsaved_best is None:
+                self._unsaved_best = {name: w.copy() for name, w in weights.items()}, metadata
+            yield from self._failed(kind, problem)
             return
+        self._unsaved_best = None
         self._failures["best"] = 0
         yield from self._record(CheckpointSaved(self.step, str(best), "best", size))
         try:
@@ -369,7 +395,7 @@ class TrainingRun:
         except SaveError as problem:
             yield from self._failed("settings", problem)
             best_is_there = False
-        if not best_is_there:  # what comes next is better than nothing
+        if not (best_is_there or self._unsaved_best):  # what comes next is better than nothing
             standing.best_loss = standing.best_bits_per_byte = standing.best_step = None
         yield from self._note(
             f"{path}: was removed: it is made again, without the losses and samples so far",
