@@ -18,10 +18,12 @@ from numba import types
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from slim.kernels.emit import I64, VOID, function
+from slim.kernels.emit import I8, I32, I64, VOID, function
 
 BOARD_SIZE = 32
 TICKET, FINISHED = 0, 16
+SECOND_CACHE = 2  # LLVM's word for the cache that a fetched line goes to
+LINE_BYTES = 64  # of the caches
 SHIFT = 20  # bits of a ticket that hold the chunk
 CHUNK_MASK = (1 << SHIFT) - 1
 NOTHING_YET = CHUNK_MASK  # a ticket of which no chunk is left
@@ -71,6 +73,21 @@ def _pause(typing_context):
     return types.void(), codegen
 
 
+@intrinsic
+def _fetch(typing_context, x, byte):
+    """Ask for the cache line with a byte of an array, without waiting for it."""
+
+    def codegen(context, b, signature, arguments):
+        array, byte = arguments
+        data = b.bitcast(context.make_array(x)(context, b, array).data, I8.as_pointer())
+        flags = [ir.Constant(I32, flag) for flag in (0, SECOND_CACHE, 1)]  # to be read; data
+        kinds = (I8.as_pointer(), I32, I32, I32)
+        b.call(function(b, "prefetch.p0i8", VOID, *kinds), [b.gep(data, [byte]), *flags])
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp), codegen
+
+
 def _take_plain(board, place):
     board[place] += 1
     return int(board[place]) - 1
@@ -88,13 +105,17 @@ def _pause_plain():
     pass
 
 
+def _fetch_plain(x, byte):
+    pass
+
+
 def new_board() -> np.ndarray:
     """A board, to be used again and again by one region at a time."""
     return np.zeros(BOARD_SIZE, np.int64)
 
 
 if numba_config.DISABLE_JIT:  # where all run one after the other
-    take, look, post, pause = _take_plain, _look_plain, _post_plain, _pause_plain
+    take, look, post, pause, fetch = _take_plain, _look_plain, _post_plain, _pause_plain, _fetch_plain
 else:
     # take(board, place): the number there, which then is one more. look and post read and write it.
-    take, look, post, pause = _take, _look, _post, _pause
+    take, look, post, pause, fetch = _take, _look, _post, _pause, _fetch

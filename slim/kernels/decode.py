@@ -19,16 +19,18 @@ from slim.kernels.board import (
     CHUNK_MASK,
     CLOSED,
     FINISHED,
+    LINE_BYTES,
     NOTHING_YET,
     SHIFT,
     TICKET,
+    fetch,
     look,
     pause,
     post,
     take,
 )
 from slim.kernels.elementary import dot, exp
-from slim.kernels.int8 import PER_UNIT, multiply8, quantize_rows, units8
+from slim.kernels.int8 import FOOTER, PER_UNIT, multiply8, quantize_rows, units8
 from slim.kernels.operand import per_unit, store, store_row
 from slim.kernels.softmax import row_largest, softmax_row
 from slim.kernels.tile import NR, ROWS, ROWS_PANELS, WIDE, tile_row_masked, tile_rows, tile_wide_row
@@ -39,6 +41,7 @@ ONE = np.float32(1.0)
 QKV, ATTENTION_OUT, GATE_UP, DOWN, ATTENTION_NORM, FFN_NORM = range(6)
 PER_LAYER = 4  # products; the head's is the one behind the last layer's
 CHUNK = WIDE * NR  # columns of a product that a thread takes from the board at a time
+LINES_AHEAD = 8  # that are fetched between two looks at the board
 PATIENCE = 20_000  # looks at a board, about a millisecond, before a thread that could help goes home
 
 
@@ -143,6 +146,37 @@ def _product(layers, number, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_att
     return 0, 0, start, C, F, 1
 
 
+def _column_bytes(panels, K):
+    """Bytes of panels (n,) that belong to a column of a product."""
+    return (units8(K) + FOOTER) * PER_UNIT if panels.dtype == np.int8 else panels.itemsize * K
+
+
+@overload(_column_bytes)
+def _column_bytes_of_kind(panels, K):
+    """The same choice at compile time."""
+    if panels.dtype == types.int8:
+        return lambda panels, K: (units8(K) + FOOTER) * PER_UNIT
+    return lambda panels, K: panels.itemsize * K
+
+
+@njit(**INSIDE)
+def _read_ahead(number, chunk, done, panels, layers, head, C, F, V, qkv_columns):
+    """Fetch some more of a chunk of the product `number`, of which `done` bytes are fetched; how many are then.
+
+    Who waits would leave the memory idle, and it is the memory that a token waits for.
+    """
+    if number > PER_LAYER * layers.shape[0]:
+        return done
+    _, _, start, N, K, _ = _product(layers, number, head, C, F, V, qkv_columns, 0, 0, 0)
+    per_column = _column_bytes(panels, K)
+    if chunk * CHUNK >= N or done >= CHUNK * per_column:
+        return done
+    at = start * panels.itemsize + chunk * CHUNK * per_column + done
+    for line in range(LINES_AHEAD):
+        fetch(panels, at + line * LINE_BYTES)
+    return done + LINES_AHEAD * LINE_BYTES
+
+
 @njit(**INSIDE)
 def _multiply(
     board, number, y, y_row, x, x_row, first, stop, panels, layers, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_attended,
@@ -167,16 +201,18 @@ def _multiply(
         end = min(begin + CHUNK, N)
         _columns(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8)
         own += 1
+    ahead = 0
     while look(board, FINISHED) + own < chunks:
+        ahead = _read_ahead(number + 1, 0, ahead, panels, layers, head, C, F, V, qkv_columns)
         pause()
 
 
 @njit(**INSIDE)
-def _help(board, logits, work, x, panels, layers, head, C, F, qkv_columns, rows8, scales8):
+def _help(worker, board, logits, work, x, panels, layers, head, C, F, qkv_columns, rows8, scales8):
     """Take chunks from the board for one text until it is closed, or nothing has come for long."""
     V = logits.shape[1]
     y, w, x = logits.reshape(-1), work.reshape(-1), x.reshape(-1)
-    idle = 0
+    idle, waits_for, ahead = 0, 0, 0
     while idle < PATIENCE:
         ticket = look(board, TICKET)
         if ticket < 0:
@@ -185,6 +221,9 @@ def _help(board, logits, work, x, panels, layers, head, C, F, qkv_columns, rows8
             layers, ticket >> SHIFT, head, C, F, V, qkv_columns, C, C + qkv_columns, max(C, F)
         )
         if (ticket & CHUNK_MASK) * CHUNK >= N:
+            if waits_for <= ticket >> SHIFT:
+                waits_for, ahead = (ticket >> SHIFT) + 1, 0
+            ahead = _read_ahead(waits_for, worker, ahead, panels, layers, head, C, F, V, qkv_columns)
             pause()
             idle += 1
             continue
@@ -356,6 +395,6 @@ def decode_rows(
                 post(board, TICKET, CLOSED)
         elif R == 1:
             _help(
-                board, logits, work, rounded, panels, layers, head, H * D, F, (H + 2 * G) * D, quantized.reshape(-1),
+                worker, board, logits, work, rounded, panels, layers, head, H * D, F, (H + 2 * G) * D, quantized.reshape(-1),
                 scales,
             )  # fmt: skip
