@@ -28,7 +28,7 @@ from slim.kernels.attention import (
 )
 from slim.kernels.board import new_board
 from slim.kernels.cross_entropy import cross_entropy
-from slim.kernels.decode import decode_rows, decode_work_sizes
+from slim.kernels.decode import ATTENTION, decode_rows, decode_work_sizes
 from slim.kernels.embedding import embedding_backward, embedding_forward
 from slim.kernels.int8 import HAS_INT8, pack8, packed_size8
 from slim.kernels.matmul import (
@@ -218,7 +218,8 @@ class Model:
         self.eps = np.float32(config.norm_eps)
         self.panels = Panels(parameters, self.dtype)
         self.decode_panels = Int8Panels(self.panels) if precision == "int8" else self.panels
-        starts, offset = self.decode_panels.starts, parameters.offsets
+        starts = np.insert(self.decode_panels.starts, ATTENTION, 0, axis=1)  # which has no panels
+        offset = parameters.offsets
         norms = [
             (offset[f"model.layers.{i}.input_layernorm.weight"], offset[f"model.layers.{i}.post_attention_layernorm.weight"])
             for i in range(config.n_layers)
@@ -383,7 +384,7 @@ class Model:
             raise ValueError(f"the cache has {R} rows, but got tokens of shape {tokens.shape}")
         self._make_room(R)
         decode_rows(
-            self._next_logits[:R], cache.keys, cache.values, *(part[:R] for part in self._work), tokens, cache.length,
+            self._next_logits[:R], cache.keys, cache.values, *self._work, tokens, cache.length,
             self.parameters.flat, offsets["model.embed_tokens.weight"], offsets["model.norm.weight"],
             self.decode_panels.flat, self._decode_layers, self.decode_panels.head_start, self.cos, self.sin,
             config.n_heads, config.n_kv_heads, config.head_dim, config.hidden_dim, self.eps,
@@ -397,11 +398,12 @@ class Model:
         if rows > self._room:
             self._room = rows
             floats, operands, bytes_ = self._work_sizes
+            work_rows = max(rows, MOST_AT_ONE_TEXT)
             self._work = (
-                empty((rows, floats), np.float32),
-                empty((rows, operands), self.dtype),
-                empty((rows, bytes_), np.uint8),
-                empty(rows, np.float32),
+                empty((work_rows, floats), np.float32),
+                empty((work_rows, operands), self.dtype),
+                empty((work_rows, bytes_), np.uint8),
+                empty(work_rows, np.float32),
             )
             self._next_logits = empty((rows, self.config.vocab_size), np.float32)
             self._next_tokens = empty(rows, np.int32)

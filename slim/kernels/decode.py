@@ -37,11 +37,13 @@ from slim.kernels.tile import NR, ROWS, ROWS_PANELS, WIDE, tile_row_masked, tile
 
 ONE = np.float32(1.0)
 
-# Columns of the `layers` table: where a layer's panels begin in `panels`, its norms in `parameters`.
-QKV, ATTENTION_OUT, GATE_UP, DOWN, ATTENTION_NORM, FFN_NORM = range(6)
-PER_LAYER = 4  # products; the head's is the one behind the last layer's
+# Tasks of a layer, as the board knows them, numbered on through all layers; the last is the head's product. In the `layers`
+# table these are the columns that say where the panels of a product begin in `panels`, then the norms in `parameters`.
+QKV, ATTENTION, ATTENTION_OUT, GATE_UP, DOWN, ATTENTION_NORM, FFN_NORM = range(7)
+PER_LAYER = 5
 CHUNK = WIDE * NR  # columns of a product that a thread takes from the board at a time
 LINES_AHEAD = 8  # that are fetched between two looks at the board
+SHARED_FROM = 48  # tokens in the cache: below, attention is done before anybody has come to help
 PATIENCE = 20_000  # looks at a board, about a millisecond, before a thread that could help goes home
 
 
@@ -132,7 +134,7 @@ def _prepare_for_kind(rows8, scales8, x, x_start, x_row, first, stop, K, panels)
 
 @njit(**INSIDE)
 def _product(layers, number, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_attended):
-    """Of the product `number` of a token: where its result, its row and its panels begin, N, K, and whether it adds."""
+    """Of the task `number`, a product: where its result, its row and its panels begin, N, K, and whether it adds."""
     layer, which = number // PER_LAYER, number % PER_LAYER
     if layer == layers.shape[0]:
         return 0, 0, head, V, C, 0
@@ -161,11 +163,13 @@ def _column_bytes_of_kind(panels, K):
 
 @njit(**INSIDE)
 def _read_ahead(number, chunk, done, panels, layers, head, C, F, V, qkv_columns):
-    """Fetch some more of a chunk of the product `number`, of which `done` bytes are fetched; how many are then.
+    """Fetch some more of a chunk of the first product from the task `number` on, of which `done` bytes are fetched.
 
-    Who waits would leave the memory idle, and it is the memory that a token waits for.
+    How many are then. Who waits would leave the memory idle, and it is the memory that a token waits for.
     """
-    if number > PER_LAYER * layers.shape[0]:
+    last = PER_LAYER * layers.shape[0]
+    number += number % PER_LAYER == ATTENTION
+    if number > last:
         return done
     _, _, start, N, K, _ = _product(layers, number, head, C, F, V, qkv_columns, 0, 0, 0)
     per_column = _column_bytes(panels, K)
@@ -175,6 +179,15 @@ def _read_ahead(number, chunk, done, panels, layers, head, C, F, V, qkv_columns)
     for line in range(LINES_AHEAD):
         fetch(panels, at + line * LINE_BYTES)
     return done + LINES_AHEAD * LINE_BYTES
+
+
+@njit(**INSIDE)
+def _chunks(layers, number, head, H, C, F, V, qkv_columns):
+    """Of how many chunks the task `number` is: of CHUNK columns, or of heads."""
+    if number % PER_LAYER == ATTENTION:
+        return H
+    _, _, _, N, _, _ = _product(layers, number, head, C, F, V, qkv_columns, 0, 0, 0)
+    return (N + CHUNK - 1) // CHUNK
 
 
 @njit(**INSIDE)
@@ -205,41 +218,6 @@ def _multiply(
     while look(board, FINISHED) + own < chunks:
         ahead = _read_ahead(number + 1, 0, ahead, panels, layers, head, C, F, V, qkv_columns)
         pause()
-
-
-@njit(**INSIDE)
-def _help(worker, board, logits, work, x, panels, layers, head, C, F, qkv_columns, rows8, scales8):
-    """Take chunks from the board for one text until it is closed, or nothing has come for long."""
-    V = logits.shape[1]
-    y, w, x = logits.reshape(-1), work.reshape(-1), x.reshape(-1)
-    idle, waits_for, ahead = 0, 0, 0
-    while idle < PATIENCE:
-        ticket = look(board, TICKET)
-        if ticket < 0:
-            return
-        y_start, x_start, start, N, K, accumulate = _product(
-            layers, ticket >> SHIFT, head, C, F, V, qkv_columns, C, C + qkv_columns, max(C, F)
-        )
-        if (ticket & CHUNK_MASK) * CHUNK >= N:
-            if waits_for <= ticket >> SHIFT:
-                waits_for, ahead = (ticket >> SHIFT) + 1, 0
-            ahead = _read_ahead(waits_for, worker, ahead, panels, layers, head, C, F, V, qkv_columns)
-            pause()
-            idle += 1
-            continue
-        ticket = take(board, TICKET)  # perhaps of a later product than the one that was seen
-        if ticket < 0:
-            return
-        number, begin = ticket >> SHIFT, (ticket & CHUNK_MASK) * CHUNK
-        y_start, x_start, start, N, K, accumulate = _product(
-            layers, number, head, C, F, V, qkv_columns, C, C + qkv_columns, max(C, F)
-        )
-        if begin < N:
-            to = y if number == PER_LAYER * layers.shape[0] else w
-            end = min(begin + CHUNK, N)
-            _columns(to, y_start, 0, x, x_start, 0, 0, 1, panels, start, begin, end, K, accumulate, rows8, scales8)
-            take(board, FINISHED)
-            idle = 0
 
 
 @njit(**INSIDE)
@@ -277,28 +255,97 @@ def _keep(keys, values, work, at, position, C, G, D, padded, per):
 
 
 @njit(**INSIDE)
-def _attend(rounded, at, weights, attended, work, scores, keys, values, position, H, G, D, padded, per):
-    """What the query at `at` of `rounded` (C,) finds in the cache up to `position`, to `attended` of `rounded`."""
-    D_units = D // per
+def _attend(r, worker, first, stop, work, rounded, keys, values, position, H, G, D, F):
+    """What the query of row r finds in the cache up to `position`, heads first to stop of it.
+
+    work, rounded: as in _decode; scores and weights go to the worker's row   keys, values (G, ...)
+    """
+    per = per_unit(rounded)
+    C, D_units, padded = H * D, D // per, keys.shape[1] // D
+    w, o = work.reshape(-1), rounded.reshape(-1)
+    query = r * rounded.shape[1]
+    attended = query + max(C, F)
+    weights = worker * rounded.shape[1] + max(C, F) + C
+    scores = worker * work.shape[1] + C + (H + 2 * G) * D + 2 * F
     scale = ONE / np.sqrt(np.float32(D))
-    for h in range(H):
+    for h in range(first, stop):
         g = h // (H // G)
         key, value = keys[g], values[g]
         for k0 in range(0, position + 1, WIDE * NR):
             tile_wide_row(
-                work, scores + k0, 0, WIDE * NR, rounded, at // per + h * D_units, 0, 1, key, k0 * D_units, NR,
-                NR * D_units, D_units, 0,
+                w, scores + k0, 0, WIDE * NR, o, query // per + h * D_units, 0, 1, key, k0 * D_units, NR, NR * D_units,
+                D_units, 0,
             )  # fmt: skip
-        largest = row_largest(work, scores, position + 1) * scale
-        share = ONE / softmax_row(rounded, weights, work, scores, position + 1, scale, largest)
+        largest = row_largest(w, scores, position + 1) * scale
+        share = ONE / softmax_row(o, weights, w, scores, position + 1, scale, largest)
         for d in range(0, D, NR):
             tile_row_masked(
-                work, scores, 0, min(NR, D - d), rounded, weights // per, 0, 1, value, d * padded // per, NR, 0,
+                w, scores, 0, min(NR, D - d), o, weights // per, 0, 1, value, d * padded // per, NR, 0,
                 (position + per) // per, 0,
             )  # fmt: skip
-            found = work[scores : scores + min(NR, D - d)]
+            found = w[scores : scores + min(NR, D - d)]
             for j in range(found.size):
-                store(rounded, attended + h * D + d + j, found[j] * share)
+                store(o, attended + h * D + d + j, found[j] * share)
+
+
+@njit(**INSIDE)
+def _attend_all(board, number, r, worker, work, rounded, keys, values, position, H, G, D, F):
+    """Every head of row r, as the task `number` with whoever helps by the board where that is worth it."""
+    if board.size == 0 or position < SHARED_FROM:
+        _attend(r, worker, 0, H, work, rounded, keys, values, position, H, G, D, F)
+        return
+    own = 0
+    post(board, FINISHED, 0)
+    post(board, TICKET, number << SHIFT)
+    while True:
+        h = take(board, TICKET) & CHUNK_MASK
+        if h >= H:
+            break
+        _attend(r, worker, h, h + 1, work, rounded, keys, values, position, H, G, D, F)
+        own += 1
+    while look(board, FINISHED) + own < H:
+        pause()
+
+
+@njit(**INSIDE)
+def _help(
+    worker, board, logits, keys, values, work, rounded, position, panels, layers, head, H, G, D, F, rows8, scales8
+):  # fmt: skip
+    """Take chunks from the board for one text until it is closed, or nothing has come for long."""
+    V, C, qkv_columns = logits.shape[1], H * D, (H + 2 * G) * D
+    y, w, x = logits.reshape(-1), work.reshape(-1), rounded.reshape(-1)
+    idle, waits_for, ahead = 0, 0, 0
+    while idle < PATIENCE:
+        ticket = look(board, TICKET)
+        if ticket < 0:
+            return
+        number = ticket >> SHIFT
+        if (ticket & CHUNK_MASK) >= _chunks(layers, number, head, H, C, F, V, qkv_columns):
+            if waits_for <= number:
+                waits_for, ahead = number + 1, 0
+            ahead = _read_ahead(waits_for, worker, ahead, panels, layers, head, C, F, V, qkv_columns)
+            pause()
+            idle += 1
+            continue
+        ticket = take(board, TICKET)  # perhaps of a later task than the one that was seen
+        if ticket < 0:
+            return
+        number, chunk = ticket >> SHIFT, ticket & CHUNK_MASK
+        if chunk >= _chunks(layers, number, head, H, C, F, V, qkv_columns):
+            continue
+        if number % PER_LAYER == ATTENTION:
+            layer = number // PER_LAYER
+            _attend(0, worker, chunk, chunk + 1, work, rounded, keys[layer, 0], values[layer, 0], position, H, G, D, F)
+        else:
+            y_start, x_start, start, N, K, accumulate = _product(
+                layers, number, head, C, F, V, qkv_columns, C, C + qkv_columns, max(C, F)
+            )
+            to = y if number == PER_LAYER * layers.shape[0] else w
+            begin = chunk * CHUNK
+            end = min(begin + CHUNK, N)
+            _columns(to, y_start, 0, x, x_start, 0, 0, 1, panels, start, begin, end, K, accumulate, rows8, scales8)
+        take(board, FINISHED)
+        idle = 0
 
 
 @njit(**INSIDE)
@@ -306,7 +353,7 @@ def _decode(
     board, first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding,
     final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
 ):  # fmt: skip
-    """Rows first to stop of `decode_rows`."""
+    """Rows first to stop of `decode_rows`; attention puts scores and weights of all of them behind the first."""
     L, C, V = layers.shape[0], H * D, logits.shape[1]
     per = per_unit(rounded)
     half, padded = D // 2, keys.shape[3] // D
@@ -315,10 +362,9 @@ def _decode(
     x = 0
     qkv = C
     gate_up = qkv + qkv_columns
-    scores = gate_up + 2 * F
-    # ... and of `rounded`: what a matrix is multiplied with, what attention puts out, and the weights of a head.
+    # ... (behind it the scores of a head) and of `rounded`: what a matrix is multiplied with, what attention puts out (behind
+    # it the weights of a head).
     attended = max(C, F)
-    weights = attended + C
     width, rounded_width = work.shape[1], rounded.shape[1]
     w, o, y, quantized = work.reshape(-1), rounded.reshape(-1), logits.reshape(-1), quantized.reshape(-1)
     for r in range(first, stop):
@@ -336,9 +382,9 @@ def _decode(
             _rotate(w, row + qkv, cos, sin, position, H + G, half)
             _keep(keys[layer, r], values[layer, r], w, row + qkv, position, C, G, D, padded, per)
             store_row(o, operand, w, row + qkv, C)
-            _attend(
-                o, operand, operand + weights, operand + attended, w, row + scores, keys[layer, r], values[layer, r],
-                position, H, G, D, padded, per,
+            _attend_all(
+                board, layer * PER_LAYER + ATTENTION, r, first, work, rounded, keys[layer, r], values[layer, r], position,
+                H, G, D, F,
             )  # fmt: skip
         _multiply(
             board, layer * PER_LAYER + ATTENTION_OUT, w, width, o, rounded_width, first, stop, panels, layers, head, C, F, V,
@@ -374,9 +420,9 @@ def decode_rows(
 ):  # fmt: skip
     """logits (R, V) =   keys, values (L, R, G, ...) written at `position`
 
-    work, rounded, quantized (R, decode_work_sizes(...)) and scales (R,): scratch
+    work, rounded, quantized (max(R, workers at one text), decode_work_sizes(...)) and scales, as many: scratch
     tokens (R,) int32   parameters (n,): the flat array, with the embedding table from `embedding`, the final norm from
-    `final_norm` on   panels (m,): forward panels; `layers` (L, 6) int64 says where each layer's begin, `head` where the
+    `final_norm` on   panels (m,): forward panels; `layers` (L, 7) int64 says where each layer's begin, `head` where the
     head's do   cos, sin (S, D/2)   keys, values and rounded are operands, panels too, or int8 (see int8.py)
     board: by which all but the first of the workers help with a single text
     """
@@ -395,6 +441,6 @@ def decode_rows(
                 post(board, TICKET, CLOSED)
         elif R == 1:
             _help(
-                worker, board, logits, work, rounded, panels, layers, head, H * D, F, (H + 2 * G) * D, quantized.reshape(-1),
-                scales,
+                worker, board, logits, keys, values, work, rounded, position, panels, layers, head, H, G, D, F,
+                quantized.reshape(-1), scales,
             )  # fmt: skip

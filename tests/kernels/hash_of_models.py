@@ -43,7 +43,7 @@ def hash_of(name: str, precision: str) -> bytes:
     one, several = model.new_cache(), model.new_cache(rows=5)
     digest.update(model.prefill(one, tokens[0, :40]).tobytes())
     several.fill_from(one)
-    for token in tokens[0, 40:45]:
+    for token in tokens[0, 40:60]:  # heads are shared out from SHARED_FROM on
         digest.update(model.decode(one, int(token)).tobytes())
         digest.update(model.decode_rows(several, np.full(5, token, np.int32)).tobytes())
     return digest.digest()
