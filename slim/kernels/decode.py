@@ -36,6 +36,7 @@ from slim.kernels.softmax import row_largest, softmax_row
 from slim.kernels.tile import NR, ROWS, ROWS_PANELS, WIDE, tile_row_masked, tile_rows, tile_wide_row
 
 ONE = np.float32(1.0)
+NAUGHT = np.intp(0)  # for arguments: Numba compiles a function once more for a literal 0
 
 # Tasks of a layer, as the board knows them, numbered on through all layers; the last is the head's product. In the `layers`
 # table these are the columns that say where the panels of a product begin in `panels`, then the norms in `parameters`.
@@ -171,7 +172,7 @@ def _read_ahead(number, chunk, done, panels, layers, head, C, F, V, qkv_columns)
     number += number % PER_LAYER == ATTENTION
     if number > last:
         return done
-    _, _, start, N, K, _ = _product(layers, number, head, C, F, V, qkv_columns, 0, 0, 0)
+    _, _, start, N, K, _ = _product(layers, number, head, C, F, V, qkv_columns, NAUGHT, NAUGHT, NAUGHT)
     per_column = _column_bytes(panels, K)
     if chunk * CHUNK >= N or done >= CHUNK * per_column:
         return done
@@ -186,7 +187,7 @@ def _chunks(layers, number, head, H, C, F, V, qkv_columns):
     """Of how many chunks the task `number` is: of CHUNK columns, or of heads."""
     if number % PER_LAYER == ATTENTION:
         return H
-    _, _, _, N, _, _ = _product(layers, number, head, C, F, V, qkv_columns, 0, 0, 0)
+    _, _, _, N, _, _ = _product(layers, number, head, C, F, V, qkv_columns, NAUGHT, NAUGHT, NAUGHT)
     return (N + CHUNK - 1) // CHUNK
 
 
@@ -214,9 +215,9 @@ def _multiply(
         end = min(begin + CHUNK, N)
         _columns(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8)
         own += 1
-    ahead = 0
+    ahead = NAUGHT
     while look(board, FINISHED) + own < chunks:
-        ahead = _read_ahead(number + 1, 0, ahead, panels, layers, head, C, F, V, qkv_columns)
+        ahead = _read_ahead(number + 1, NAUGHT, ahead, panels, layers, head, C, F, V, qkv_columns)
         pause()
 
 
@@ -255,8 +256,8 @@ def _keep(keys, values, work, at, position, C, G, D, padded, per):
 
 
 @njit(**INSIDE)
-def _attend(r, worker, first, stop, work, rounded, keys, values, position, H, G, D, F):
-    """What the query of row r finds in the cache up to `position`, heads first to stop of it.
+def _attend(r, worker, h, work, rounded, keys, values, position, H, G, D, F):
+    """What head h of the query of row r finds in the cache up to `position`.
 
     work, rounded: as in _decode; scores and weights go to the worker's row   keys, values (G, ...)
     """
@@ -268,31 +269,31 @@ def _attend(r, worker, first, stop, work, rounded, keys, values, position, H, G,
     weights = worker * rounded.shape[1] + max(C, F) + C
     scores = worker * work.shape[1] + C + (H + 2 * G) * D + 2 * F
     scale = ONE / np.sqrt(np.float32(D))
-    for h in range(first, stop):
-        g = h // (H // G)
-        key, value = keys[g], values[g]
-        for k0 in range(0, position + 1, WIDE * NR):
-            tile_wide_row(
-                w, scores + k0, 0, WIDE * NR, o, query // per + h * D_units, 0, 1, key, k0 * D_units, NR, NR * D_units,
-                D_units, 0,
-            )  # fmt: skip
-        largest = row_largest(w, scores, position + 1) * scale
-        share = ONE / softmax_row(o, weights, w, scores, position + 1, scale, largest)
-        for d in range(0, D, NR):
-            tile_row_masked(
-                w, scores, 0, min(NR, D - d), o, weights // per, 0, 1, value, d * padded // per, NR, 0,
-                (position + per) // per, 0,
-            )  # fmt: skip
-            found = w[scores : scores + min(NR, D - d)]
-            for j in range(found.size):
-                store(o, attended + h * D + d + j, found[j] * share)
+    g = h // (H // G)
+    key, value = keys[g], values[g]
+    for k0 in range(0, position + 1, WIDE * NR):
+        tile_wide_row(
+            w, scores + k0, 0, WIDE * NR, o, query // per + h * D_units, 0, 1, key, k0 * D_units, NR, NR * D_units,
+            D_units, 0,
+        )  # fmt: skip
+    largest = row_largest(w, scores, position + 1) * scale
+    share = ONE / softmax_row(o, weights, w, scores, position + 1, scale, largest)
+    for d in range(0, D, NR):
+        tile_row_masked(
+            w, scores, 0, min(NR, D - d), o, weights // per, 0, 1, value, d * padded // per, NR, 0,
+            (position + per) // per, 0,
+        )  # fmt: skip
+        found = w[scores : scores + min(NR, D - d)]
+        for j in range(found.size):
+            store(o, attended + h * D + d + j, found[j] * share)
 
 
 @njit(**INSIDE)
 def _attend_all(board, number, r, worker, work, rounded, keys, values, position, H, G, D, F):
     """Every head of row r, as the task `number` with whoever helps by the board where that is worth it."""
     if board.size == 0 or position < SHARED_FROM:
-        _attend(r, worker, 0, H, work, rounded, keys, values, position, H, G, D, F)
+        for h in range(H):
+            _attend(r, worker, h, work, rounded, keys, values, position, H, G, D, F)
         return
     own = 0
     post(board, FINISHED, 0)
@@ -301,7 +302,7 @@ def _attend_all(board, number, r, worker, work, rounded, keys, values, position,
         h = take(board, TICKET) & CHUNK_MASK
         if h >= H:
             break
-        _attend(r, worker, h, h + 1, work, rounded, keys, values, position, H, G, D, F)
+        _attend(r, worker, h, work, rounded, keys, values, position, H, G, D, F)
         own += 1
     while look(board, FINISHED) + own < H:
         pause()
@@ -314,7 +315,7 @@ def _help(
     """Take chunks from the board for one text until it is closed, or nothing has come for long."""
     V, C, qkv_columns = logits.shape[1], H * D, (H + 2 * G) * D
     y, w, x = logits.reshape(-1), work.reshape(-1), rounded.reshape(-1)
-    idle, waits_for, ahead = 0, 0, 0
+    idle, waits_for, ahead = 0, NAUGHT, NAUGHT
     while idle < PATIENCE:
         ticket = look(board, TICKET)
         if ticket < 0:
@@ -322,7 +323,7 @@ def _help(
         number = ticket >> SHIFT
         if (ticket & CHUNK_MASK) >= _chunks(layers, number, head, H, C, F, V, qkv_columns):
             if waits_for <= number:
-                waits_for, ahead = number + 1, 0
+                waits_for, ahead = number + 1, NAUGHT
             ahead = _read_ahead(waits_for, worker, ahead, panels, layers, head, C, F, V, qkv_columns)
             pause()
             idle += 1
@@ -335,7 +336,7 @@ def _help(
             continue
         if number % PER_LAYER == ATTENTION:
             layer = number // PER_LAYER
-            _attend(0, worker, chunk, chunk + 1, work, rounded, keys[layer, 0], values[layer, 0], position, H, G, D, F)
+            _attend(NAUGHT, worker, chunk, work, rounded, keys[layer, 0], values[layer, 0], position, H, G, D, F)
         else:
             y_start, x_start, start, N, K, accumulate = _product(
                 layers, number, head, C, F, V, qkv_columns, C, C + qkv_columns, max(C, F)
@@ -441,6 +442,6 @@ def decode_rows(
                 post(board, TICKET, CLOSED)
         elif R == 1:
             _help(
-                worker, board, logits, keys, values, work, rounded, position, panels, layers, head, H, G, D, F,
+                np.intp(worker), board, logits, keys, values, work, rounded, position, panels, layers, head, H, G, D, F,
                 quantized.reshape(-1), scales,
             )  # fmt: skip
