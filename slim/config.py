@@ -106,7 +106,7 @@ class TrainConfig:
     eval_every: int = 0  # steps; 0: chosen from the length of the run
     sample_every: int = 0  # steps; 0: chosen from the length of the run
     sample_tokens: int = 60
-    sample_prompts: tuple[str, ...] = ()  # empty: the first words of a validation document
+    sample_prompts: tuple[str, ...] = ()  # empty: from a validation document; see run_samples
     validation_share: float = 0.05
     patience: int = 0  # evaluations without a better loss before stopping; 0: never
     calibrate: bool = True  # confidence, at the end

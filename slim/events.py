@@ -141,7 +141,7 @@ class SampleStarted:
 
 @dataclass(frozen=True, slots=True)
 class SampleFinished:
-    """A sample is whole: `text` continues `prompt`."""
+    """A sample is whole: `text` continues `prompt`, which ends with "Assistant: " where it is an answer."""
 
     step: int
     sample: int

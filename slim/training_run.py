@@ -34,7 +34,6 @@ from slim.events import (
     TokenGenerated,
     TrainFinished,
 )
-from slim.generate import generate
 from slim.model_file import model_metadata
 from slim.plan import Plan
 from slim.request import RunControl
@@ -49,11 +48,11 @@ from slim.run_checkpoint import (
     write_last,
 )
 from slim.run_directory import RunDirectory
+from slim.run_samples import sample_prompts, shown_prompt, write_sample
 from slim.tokenizer import Tokenizer
 from slim.trainer import Trainer, UnstableError, train
 
 SILENT_SECONDS = 0.5  # of an evaluation or a calibration, before its progress is told
-PROMPT_TOKENS = 64  # of a document, among which the words of a prompt are looked for
 
 
 class TrainingRun:
@@ -80,7 +79,7 @@ class TrainingRun:
         self.standing = Standing(training=trainer.state) if standing is None else standing
         trainer.state = self.standing.training
         self.held_out = held_out_part(trainer.data, tokenizer, plan.validation_tokens)
-        self.prompts = plan.config.sample_prompts or first_words(trainer.data, tokenizer)
+        self.prompts = sample_prompts(trainer.data, tokenizer, plan.config.sample_prompts)
         self._failures: dict[str, int] = {}  # saves in a row that failed, by kind
         self._unsaved_best: tuple[dict[str, np.ndarray], dict[str, object]] | None = None
         self._journal_works = True
@@ -216,16 +215,18 @@ class TrainingRun:
             yield from self._save_best(result)
 
     def _sample(self) -> Iterator[Event]:
-        """Let the model write from the fixed prompts, token by token."""
+        """Let the model write from the fixed prompts, or answer them, token by token."""
         model, config = self.trainer.model, self.plan.config
+        sampler = GenerateConfig(max_tokens=config.sample_tokens, seed=config.seed)
+        roles = self.trainer.data.has_roles
         for number, prompt in enumerate(self.prompts if config.sample_tokens > 0 else ()):
-            room = model.config.max_seq_len - 1 - self.tokenizer.encode(prompt).size
-            if room < 1:
+            events = write_sample(model, self.tokenizer, prompt, sampler, roles)
+            if events is None:
                 continue
-            yield SampleStarted(self.step, number, prompt)
-            sampler = GenerateConfig(max_tokens=min(config.sample_tokens, room), seed=config.seed)
+            shown = shown_prompt(prompt, roles)
+            yield SampleStarted(self.step, number, shown)
             finished: GenerateFinished | None = None
-            for event in generate(model, self.tokenizer, prompt, sampler):
+            for event in events:
                 if isinstance(event, TokenGenerated):
                     yield dataclasses.replace(event, sample=number)
                 elif isinstance(event, GenerateFinished):
@@ -234,7 +235,7 @@ class TrainingRun:
                     return
             assert finished is not None
             yield from self._record(
-                SampleFinished(self.step, number, prompt, finished.text, finished.typical_p)
+                SampleFinished(self.step, number, shown, finished.text, finished.typical_p)
             )
         self.standing.sampled_step = self.step
 
@@ -489,10 +490,3 @@ def held_out_part(data: TokenData, tokenizer: Tokenizer, n_tokens: int) -> HeldO
         if left <= 0:
             break
     return HeldOutPart(documents, masks, n_bytes)
-
-
-def first_words(data: TokenData, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """A prompt of some words that a held-out document begins with, else a known one."""
-    ids = data.validation[0] if len(data.validation) else data.train[1:]
-    words = tokenizer.decode(ids[:PROMPT_TOKENS]).split()
-    return (" ".join(words[: recipe.PROMPT_WORDS]),)

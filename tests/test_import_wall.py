@@ -26,6 +26,7 @@ FLOORS = [
     {"api"},
     {"run"},
     {"training_run", "run_checkpoint", "plan"},
+    {"run_samples"},
     {"chat", "score"},
     {"trainer", "generate"},
     {"calibrate", "confidence_report"},

@@ -177,6 +177,76 @@ def test_samples_are_streamed(corpus: Path) -> None:
     assert {event.sample for event in of_kind(events, TokenGenerated)} == {0, 1}
 
 
+@pytest.fixture
+def talks(tmp_path: Path) -> Path:
+    """Conversations, each asking for another number."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for number in range(60):
+        said = ["count to", str(number), "please"], list(map(str, rng.integers(0, 9, 20)))
+        turns = zip(("user", "assistant"), map(" ".join, said), strict=True)
+        messages = [{"role": role, "content": text} for role, text in turns]
+        lines.append(json.dumps({"messages": messages}))
+    path = tmp_path / "talks.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_a_run_on_conversations_answers_a_held_out_question(
+    talks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slim import decoding
+
+    read: list[list[int]] = []
+    draw_tokens = decoding.draw_tokens
+
+    def watched(model: Any, cache: Any, ids: np.ndarray, *rest: Any, **named: Any) -> Any:
+        read.append(ids.tolist())
+        return draw_tokens(model, cache, ids, *rest, **named)
+
+    monkeypatch.setattr("slim.chat.draw_tokens", watched)
+    wish = {"max_seq_len": 128, "seq_len": 32}
+    events = list(run.start(request(talks, settings=wish)))
+    (first, *others) = of_kind(events, SampleFinished)
+    question = first.prompt.removeprefix("User: ").removesuffix("\nAssistant: ")
+    assert question.startswith("count to ") and question.endswith(" please")
+    assert all(event.prompt == first.prompt for event in [*others, *of_kind(events, SampleStarted)])
+
+    _, tokenizer, _ = load_model(talks.parent / "model.bin")
+    special = tokenizer.special_tokens
+    between = [special["<|user|>"], *tokenizer.encode(question).tolist(), special["<|end|>"]]
+    whole = [tokenizer.start_id, *between, special["<|assistant|>"]]
+    assert read == [whole] * len([first, *others])
+
+
+def test_a_question_is_held_out_and_short() -> None:
+    from slim.data import HeldOut, TokenData
+    from slim.run_samples import PROMPT_TOKENS, first_question
+    from slim.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer([])
+    special = tokenizer.special_tokens
+
+    def turn(role: str, text: str) -> list[int]:
+        return [special[role], *tokenizer.encode(text).tolist(), special["<|end|>"]]
+
+    def data(train: list[int], *documents: list[int]) -> TokenData:
+        flat = [i for ids in documents for i in (tokenizer.start_id, *ids)]
+        starts = np.cumsum([0, *(len(ids) + 1 for ids in documents)])
+        held_out = HeldOut(np.array(flat, np.int32), starts, np.ones(len(documents), np.int64))
+        return TokenData(np.array(train, np.int32), 1, held_out, has_roles=True)
+
+    plain = tokenizer.encode("no conversation").tolist()
+    answer = turn("<|assistant|>", "4")
+    long, short = "x" * (PROMPT_TOKENS + 1), "two and two?"
+    talks = [turn("<|user|>", text) + answer for text in (long, " ", short, "later")]
+    train = turn("<|user|>", "learnt") + answer
+    assert first_question(data(train, plain, *talks), tokenizer) == short
+    assert first_question(data(train, talks[0]), tokenizer) == "learnt"
+    assert first_question(data(plain, talks[0]), tokenizer) == long
+    assert first_question(data(plain, plain), tokenizer) is None
+
+
 def test_everything_is_saved_before_it_is_validated(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
