@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from slim.atomic_file import PREVIOUS_SUFFIX, replace_file, sweep
-from slim.errors import DataError, SaveError, SlimError, UsageError
+from slim.errors import DataError, SaveError, SlimError
 from slim.events import Event, SampleFinished, TokenGenerated, TrainFinished, as_record
 from slim.input_file import reason
 from slim.operating_system import CLOSE_ON_EXEC, NO_LINKS, lock
@@ -260,12 +260,12 @@ def trainer_of(out: str | Path) -> int | None:
 
 
 def read_settings(out: str | Path) -> dict[str, object]:
-    """What the run of `out` was started with; UsageError when there is none, DataError when it is damaged."""
+    """What the run of `out` was started with; DataError when there is none or it is damaged."""
     path = directory_of(out) / SETTINGS
     try:
         return _read_json(path)
     except FileNotFoundError:
-        raise UsageError(f"{out}: has no run to go on with: there is no {path}") from None
+        raise DataError(f"{out}: has no run to go on with: there is no {path}") from None
     except OSError as problem:
         raise DataError(f"{path}: cannot be read: {reason(problem)}") from problem
     except ValueError:

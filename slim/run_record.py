@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slim.errors import DataError, SlimError, UsageError
+from slim.errors import DataError, SlimError
 from slim.events import EvalFinished, RunStarted, StepFinished, from_record
 from slim.input_file import reason
 from slim.loss_plot import Curve, Point
@@ -53,14 +53,14 @@ class RunRecord:
 
 
 def find_runs(place: str | Path) -> list[Path]:
-    """The model files of the runs at a place: a folder that holds runs, OUT, or OUT.run. UsageError if there are none."""
+    """The model files of the runs at a place: a folder that holds runs, OUT, or OUT.run. DataError if there are none."""
     path = Path(place)
     if path.name.endswith(RUN_SUFFIX) and _is_run(path):
         return [path.with_name(path.name.removesuffix(RUN_SUFFIX))]
     if path.name and _is_run(directory_of(path)):  # "." and "/" have no name
         return [path]
     if not path.is_dir():
-        raise UsageError(f"{path}: there is no such run, and no such folder of runs")
+        raise DataError(f"{path}: there is no such run, and no such folder of runs")
     try:
         folders = sorted(path.glob(f"*{RUN_SUFFIX}"))
     except OSError as problem:

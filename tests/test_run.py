@@ -450,7 +450,7 @@ def test_resume_as_an_option(corpus: Path) -> None:
 
 
 def test_resume_where_nothing_is(corpus: Path) -> None:
-    with pytest.raises(UsageError, match="has no run to go on with"):
+    with pytest.raises(DataError, match="has no run to go on with"):
         list(run.resume(corpus.parent / "nothing.bin"))
     assert sorted(path.name for path in corpus.parent.iterdir()) == ["stories.txt"]
 

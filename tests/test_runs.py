@@ -13,7 +13,7 @@ import pytest
 
 from slim.cli import main
 from slim.cli.runs import table
-from slim.errors import UsageError
+from slim.errors import DataError
 from slim.events import (
     EvalFinished,
     Event,
@@ -121,7 +121,7 @@ def test_runs_are_found_by_folder_by_model_and_by_directory(two_runs: Path) -> N
     assert [path.name for path in find_runs(two_runs)] == ["new.bin", "old.bin"]
     for place in ("old.bin", "old.bin.run"):
         assert find_runs(two_runs / place) == [two_runs / "old.bin"]
-    with pytest.raises(UsageError, match=r"missing.bin: there is no such run"):
+    with pytest.raises(DataError, match=r"missing.bin: there is no such run"):
         find_runs(two_runs / "missing.bin")
 
 
@@ -166,7 +166,7 @@ def test_json_is_an_object_per_run(two_runs: Path, capsys: Captured) -> None:
 def test_no_runs_is_said(tmp_path: Path, capsys: Captured) -> None:
     assert main(["runs", str(tmp_path)]) == 3
     assert "no runs in" in capsys.readouterr().err
-    assert main(["runs", str(tmp_path / "nothing")]) == 2
+    assert main(["runs", str(tmp_path / "nothing")]) == 3
     assert "there is no such run" in capsys.readouterr().err
 
 
