@@ -217,9 +217,9 @@ class TrainingRun:
     def _sample(self) -> Iterator[Event]:
         """Let the model write from the fixed prompts, or answer them, token by token."""
         model, config = self.trainer.model, self.plan.config
-        sampler = GenerateConfig(max_tokens=config.sample_tokens, seed=config.seed)
         roles = self.trainer.data.has_roles
         for number, prompt in enumerate(self.prompts if config.sample_tokens > 0 else ()):
+            sampler = GenerateConfig(max_tokens=config.sample_tokens, seed=config.seed)
             events = write_sample(model, self.tokenizer, prompt, sampler, roles)
             if events is None:
                 continue

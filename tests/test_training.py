@@ -240,7 +240,7 @@ BAD = [
     (["generate", "TEXT", "Once", "5"], 3, "not a model file"),
     (["generate", "nowhere.bin", "Once", "5"], 3, "nowhere.bin"),
     (["generate", "nowhere.bin", "Once", "0"], 2, "N must be at least 1"),
-    (["resume", "OUT"], 2, "no run"),
+    (["resume", "OUT"], 3, "no run"),
     (["eval", "TEXT", "TEXT"], 3, "not a model file"),
 ]
 
