@@ -120,8 +120,8 @@ class TrainingRun:
         if reason == "interrupted":
             if self.standing.best_step is None and self.step > 0:
                 yield from self._save_best()
-        else:
-            yield from self._finish()
+        elif not (yield from self._finish()):
+            reason = "interrupted"
         standing = self.standing
         finished = TrainFinished(
             reason=reason,
@@ -272,8 +272,11 @@ class TrainingRun:
         )
         yield from self.save_last()
 
-    def _finish(self) -> Iterator[Event]:
-        """The best weights, calibrated, become the result."""
+    def _finish(self) -> Generator[Event, None, bool]:
+        """The best weights, calibrated, become the result; False when the calibration is cut short.
+
+        All steps are saved then, so a run that goes on from there has only this left to do.
+        """
         yield from self._keep_directory()
         standing, model = self.standing, self.trainer.model
         if standing.best_step not in (None, self.step):
@@ -287,7 +290,11 @@ class TrainingRun:
         if self.plan.config.calibrate:
             self.trainer.workspace.release()  # no step follows: the calibration needs room of its own
             calibration = yield from self._calibrate()
+            if calibration is None:
+                yield from self._note("the calibration was cut short: going on makes it up")
+                return False
         yield from self._save_best(calibration=calibration)
+        return True
 
     def _calibrate(self) -> Generator[Event, None, Calibration | None]:
         """Confidence, in a small part of the run's time; None when that is cut short."""

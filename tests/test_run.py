@@ -48,6 +48,7 @@ from slim.events import (
     EvalFinished,
     Event,
     Note,
+    Progress,
     RunStarted,
     SampleFinished,
     SampleStarted,
@@ -1030,6 +1031,31 @@ def test_a_damaged_run_directory(corpus: Path, name: str) -> None:
         if name == "last":
             words = str(caught.value)
             assert "start again with --force, or build on what was learnt: `slim finetune" in words
+
+
+def test_a_calibration_that_is_cut_short_is_made_when_the_run_goes_on(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All steps are done, but whoever interrupts is told so, and nothing of the result is lost."""
+    from slim import training_run
+
+    def interrupted(*rest: Any, **named: Any) -> Iterator[object]:
+        control.stop = True
+        yield Progress("calibrating", 0, 1)
+
+    control, out = RunControl(), Path(request(corpus).out)
+    with monkeypatch.context() as patched:
+        patched.setattr(training_run, "calibrate", interrupted)
+        (finished,) = of_kind(list(run.start(request(corpus), control)), TrainFinished)
+    assert (finished.reason, finished.step) == ("interrupted", STEPS)
+    tensors, metadata = checkpoint.read(out)
+    assert metadata["calibration"] is None
+
+    events = list(run.resume(out))
+    assert not losses(events) and of_kind(events, TrainFinished)[0].reason == "finished"
+    after, metadata = checkpoint.read(out)
+    assert metadata["calibration"] is not None
+    assert all(np.array_equal(tensors[name], after[name]) for name in tensors)
 
 
 def test_the_calibration_at_the_end_tells_what_it_is_made_from_and_may_be_left_out(
