@@ -8,6 +8,7 @@ or made twice. What follows from the clock (when to save) does not touch what is
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class TrainingRun:
         self.held_out = held_out_part(trainer.data, tokenizer, plan.validation_tokens)
         self.prompts = sample_prompts(trainer.data, tokenizer, plan.config.sample_prompts)
         self._failures: dict[str, int] = {}  # saves in a row that failed, by kind
+        self._problem: SaveError | None = None  # of the last one
         self._unsaved_best: tuple[dict[str, np.ndarray], dict[str, object]] | None = None
         self._journal_works = True
         self._saved_at = time.monotonic()
@@ -122,6 +124,7 @@ class TrainingRun:
                 yield from self._save_best()
         elif not (yield from self._finish()):
             reason = "interrupted"
+        self._check_saved(reason)
         standing = self.standing
         finished = TrainFinished(
             reason=reason,
@@ -413,13 +416,22 @@ class TrainingRun:
     def _failed(self, kind: str, problem: SaveError) -> Iterator[Event]:
         """Show a save that failed; several in a row of the same file end the run."""
         self._failures[kind] = self._failures.get(kind, 0) + 1
+        self._problem = problem
         if self._failures[kind] >= recipe.FAILED_SAVES:
-            advice = "nothing was saved before"
-            if self.directory.last.exists():
-                out = self.plan.request.out
-                advice = f"once it can be, `slim resume {out}` goes on from the last save"
-            raise SaveError(f"{problem}, {recipe.FAILED_SAVES} times in a row: {advice}")
+            raise SaveError(f"{problem}, {recipe.FAILED_SAVES} times in a row: {self._advice()}")
         yield from self._note(f"{problem}; what was saved before is whole", "warning")
+
+    def _check_saved(self, reason: str) -> None:
+        """SaveError when the run ends with something unsaved: nobody is told that OUT holds what it does not."""
+        needed = ("best", "out", "last") if reason == "interrupted" else ("best", "out")
+        if any(self._failures.get(kind) for kind in needed):
+            raise SaveError(f"{self._problem}: {self._advice()}")
+
+    def _advice(self) -> str:
+        if not self.directory.last.exists():
+            return "nothing was saved before"
+        out = self.plan.request.out
+        return f"once it can be, `slim resume {out}` goes on from the last save"
 
     def _is_save_due(self) -> bool:
         """Whether saving now keeps saves a small part of the time."""
@@ -435,7 +447,7 @@ class TrainingRun:
         request = self.plan.request
         run: dict[str, object] = {
             "command": request.command,
-            "data": Path(request.data).name,
+            "data": name_in_words(request.data),
             "corpus_sha256": self.plan.corpus_digest,
         }
         if self.trainer.data.has_roles:
@@ -462,6 +474,11 @@ class TrainingRun:
 
     def _note(self, text: str, level: str = "info") -> Iterator[Event]:
         yield from self._record(Note(text, level))
+
+
+def name_in_words(path: str) -> str:
+    """The name of a file for a model's history, where what is no UTF-8 has no place."""
+    return os.fsencode(Path(path).name).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)

@@ -611,6 +611,42 @@ def test_three_failing_saves_in_a_row_end_a_run(
     assert of_kind(events, StepFinished)[-1].step < 100
 
 
+@pytest.mark.parametrize("name", ["best", "model.bin", "last"])
+def test_what_cannot_be_saved_at_the_end_is_no_success(
+    corpus: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, control = Disk(monkeypatch), RunControl()
+    out, whole = corpus.parent / "model.bin", corpus.parent / "whole.bin"
+    list(run.start(request(corpus, out=str(whole))))
+    events = []
+
+    def watch() -> None:
+        for event in run.start(request(corpus), control):
+            events.append(event)
+            if isinstance(event, StepFinished) and event.step == STEPS:
+                disk.failing = {name}
+                control.stop = name == "last"
+
+    with pytest.raises(SaveError, match=r"no space left on device: once it can be, `slim resume"):
+        watch()
+    assert not of_kind(events, TrainFinished) and not Path(f"{out}.run/result.json").exists()
+    disk.failing = set()
+    assert of_kind(list(run.resume(out)), TrainFinished)[0].reason == "finished"
+    assert weights(out) == weights(whole)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+def test_names_that_are_no_utf8(corpus: Path) -> None:
+    odd = corpus.rename(corpus.parent / os.fsdecode(b"odd\xff\xfe.txt"))
+    out = str(corpus.parent / os.fsdecode(b"out\xff.bin"))
+    control = RunControl()
+    interrupt(run.start(request(odd, out=out), control), control, 5)
+    events = list(run.resume(out))
+    assert not [event for event in of_kind(events, Note) if event.level == "warning"]
+    (entry,) = load_model(Path(out))[2]["history"]  # type: ignore[misc]
+    assert entry["data"] == "odd\ufffd\ufffd.txt" and entry["step"] == STEPS
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_best_weights_that_could_not_be_saved_wait(
     corpus: Path, killed: bool, monkeypatch: pytest.MonkeyPatch
