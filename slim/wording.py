@@ -84,7 +84,7 @@ def farewell(finished: TrainFinished, out: str) -> list[str]:
             f"try: slim generate {name}",
         ]
     if finished.step == 0:
-        return ["stopped before the first step: nothing was made"]
+        return ["stopped before the first step: no model was made"]
     return [
         f"stopped after step {finished.step:,}, and saved in {out}.run/",
         f"{out} holds the best model so far{best}" if best else f"{out} holds the model as it is",

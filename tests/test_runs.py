@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -282,3 +283,14 @@ def test_age_is_said_in_one_unit(tmp_path: Path) -> None:
     for seconds, words in ((5, "now"), (150, "2 min"), (7_300, "2 h"), (200_000, "2 d")):
         record = RunRecord(tmp_path / "a.bin", "stopped", changed=time.time() - seconds)
         assert table([record], 100)[1].endswith(words)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+def test_a_name_that_is_no_utf8_is_no_half_of_a_pair_in_json(
+    two_runs: Path, capsys: Captured
+) -> None:
+    settings = two_runs / "old.bin.run" / "settings.json"
+    record = json.loads(settings.read_text()) | {"data": os.fsdecode(b"odd\xff.txt")}
+    settings.write_text(json.dumps(record))
+    assert main(["runs", str(two_runs / "old.bin"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["data"] == "odd\ufffd.txt"

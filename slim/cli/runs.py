@@ -103,16 +103,22 @@ def write_plot(path: str, runs: Sequence[RunRecord]) -> None:
 def as_record(run: RunRecord) -> dict[str, object]:
     """A run as a JSON object; its curves are in metrics.jsonl."""
     return {
-        "out": os.fsencode(run.out).decode("utf-8", "replace"),
+        "out": _in_words(str(run.out)),
+        "data": _in_words(run.data),
         **{
             name: getattr(run, name)
             for name in (
-                *("state", "problem", "command", "data", "step", "total_steps", "parameters"),
+                *("state", "problem", "command", "step", "total_steps", "parameters"),
                 *("loss", "best_bits_per_byte", "best_step", "tokens_per_second"),
                 *("elapsed_seconds", "age_seconds"),
             )
         },
     }
+
+
+def _in_words(path: str) -> str:
+    """A name of a file, where what is no UTF-8 has no place in JSON either."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def table(runs: Sequence[RunRecord], width: int, unicode: bool = True) -> list[str]:
