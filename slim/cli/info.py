@@ -132,13 +132,13 @@ def calibration_rows(record: object) -> Iterator[tuple[str, str]]:
             "confidence",
             f"--stop-confidence auto is {calibration.threshold:.2f}, below which {calibration.share:.0%} of {own} sank",
         )
+        others = ", ".join(f"{float(s):.0%} {t:.2f}" for s, t in calibration.thresholds.items())
+        yield "other shares", others
     else:
         yield (
             "confidence",
             f"--stop-confidence auto stops loops only: none of {own} was long enough to judge",
         )
-    others = ", ".join(f"{float(s):.0%} {t:.2f}" for s, t in calibration.thresholds.items())
-    yield "other shares", others
     held_out = calibration.held_out
     if held_out is None:
         yield "held-out text", "none: no temperature was fitted, and shading is absolute"
