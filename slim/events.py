@@ -1,7 +1,8 @@
 """What the engine reports: frozen records that `train` and `generate` yield and every shell reads.
 
 Each event becomes one JSON line with `as_record`: its snake-case name under "event", then its fields. `from_record`
-makes the event of such a line again, and of nothing else.
+makes the event of such a line again, and of nothing else. A field that came later has a default, which stands for it in
+the lines from before.
 """
 
 from __future__ import annotations
@@ -141,13 +142,18 @@ class SampleStarted:
 
 @dataclass(frozen=True, slots=True)
 class SampleFinished:
-    """A sample is whole: `text` continues `prompt`, which ends with "Assistant: " where it is an answer."""
+    """A sample is whole: `text` continues `prompt`, which ends with "Assistant: " where it is an answer.
+
+    `shades` are the characters and the p, in three digits, of each token that `text` begins with: of all of them, if they
+    are not more than MOST_SHADES. Empty where nobody wrote them down.
+    """
 
     step: int
     sample: int
     prompt: str
     text: str
     typical_p: float
+    shades: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +205,7 @@ Event = (
 
 LARGEST_WHOLE = 2**63
 LONGEST_LIST = 1_000  # of alternatives
+MOST_SHADES = 1_000  # of a sample: the rest of its text has none
 
 
 def as_record(event: Event) -> dict[str, object]:
@@ -215,10 +222,13 @@ def from_record(record: object) -> Event | None:
         return None
     name = record.get("event")
     found = _EVENTS.get(name) if isinstance(name, str) else None
-    if found is None or len(record) != len(found[1]) + 1:
+    if found is None:
         return None
     kind, fields = found
-    values = _values(fields, record)
+    present = {name: of for name, of in fields.items() if name in record or name not in _OPTIONAL[kind]}
+    if len(record) != len(present) + 1:
+        return None
+    values = _values(present, record)
     return None if values is None else kind(**values)
 
 
@@ -228,6 +238,14 @@ def _name(kind: type) -> str:
 
 _EVENTS: dict[str, tuple[type, dict[str, str]]] = {
     _name(kind): (kind, {field.name: str(field.type) for field in dataclasses.fields(kind)})
+    for kind in get_args(Event)
+}
+_OPTIONAL: dict[type, frozenset[str]] = {
+    kind: frozenset(
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING
+    )
     for kind in get_args(Event)
 }
 _ALTERNATIVE = {field.name: str(field.type) for field in dataclasses.fields(Alternative)}
@@ -251,6 +269,8 @@ def _value(kind: str, value: object) -> object:
         return value if isinstance(value, str) else _NO_VALUE
     if kind == "bool":
         return value if isinstance(value, bool) else _NO_VALUE
+    if kind.startswith("tuple[tuple"):
+        return _shades(value)
     if kind.startswith("tuple"):
         return _alternatives(value)
     if value is None:
@@ -275,4 +295,19 @@ def _alternatives(value: object) -> object:
         if values is None:
             return _NO_VALUE
         found.append(Alternative(**values))  # type: ignore[arg-type]
+    return tuple(found)
+
+
+def _shades(value: object) -> object:
+    """Pairs of a length and a p, or _NO_VALUE: what is shown is computed with them."""
+    if not isinstance(value, list | tuple) or len(value) > MOST_SHADES:
+        return _NO_VALUE
+    found = []
+    for pair in value:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            return _NO_VALUE
+        length, p = _value("int", pair[0]), _value("float", pair[1])
+        if not isinstance(length, int) or length < 0 or not isinstance(p, float) or not 0 <= p <= 1:
+            return _NO_VALUE
+        found.append((length, p))
     return tuple(found)

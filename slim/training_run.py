@@ -24,6 +24,7 @@ from slim.data import TokenData
 from slim.errors import DivergedError, SaveError
 from slim.evaluate import Evaluation, evaluate
 from slim.events import (
+    MOST_SHADES,
     CheckpointSaved,
     EvalFinished,
     Event,
@@ -229,16 +230,20 @@ class TrainingRun:
             shown = shown_prompt(prompt, roles)
             yield SampleStarted(self.step, number, shown)
             finished: GenerateFinished | None = None
+            shades: list[tuple[int, float]] = []
             for event in events:
                 if isinstance(event, TokenGenerated):
+                    shades.append((len(event.text), float(f"{event.p:.3g}")))
                     yield dataclasses.replace(event, sample=number)
                 elif isinstance(event, GenerateFinished):
                     finished = event
                 if self.control.stop:
                     return
             assert finished is not None
+            text, typical_p = finished.text, finished.typical_p
+            kept = tuple(shades[:MOST_SHADES])
             yield from self._record(
-                SampleFinished(self.step, number, shown, finished.text, finished.typical_p)
+                SampleFinished(self.step, number, shown, text, typical_p, kept)
             )
         self.standing.sampled_step = self.step
 

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slim.events import Alternative, Event, StepFinished, TokenGenerated, as_record, from_record
+from slim.events import (
+    MOST_SHADES,
+    Alternative,
+    Event,
+    SampleFinished,
+    StepFinished,
+    TokenGenerated,
+    as_record,
+    from_record,
+)
 
 SAMPLES = {
     "int": 3,
@@ -20,6 +29,7 @@ SAMPLES = {
     "float | None": None,
     "str": "text \x1b[31m \ud800",
     "bool": True,
+    "tuple[tuple[int, float], ...]": ((3, 0.5), (0, 1.0)),
     "tuple[Alternative, ...]": (Alternative(1, "a", 0.5), Alternative(2, "\n", 0.25)),
 }
 KINDS = get_args(Event)
@@ -39,9 +49,10 @@ def test_every_event_comes_back(kind: type) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=[kind.__name__ for kind in KINDS])
 def test_a_field_that_is_missing_or_of_another_type_is_no_event(kind: type) -> None:
     record = as_record(example(kind))
+    optional = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
     for name in record:
         without = {key: value for key, value in record.items() if key != name}
-        assert from_record(without) is None
+        assert (from_record(without) is None) == (name not in optional)
         for wrong in ({}, ["x"], b"1", object()):
             assert from_record({**record, name: wrong}) is None
         assert from_record({**without, name + "_": 1}) is None
@@ -77,6 +88,25 @@ def test_alternatives_are_checked() -> None:
         [None] * 2000,
     ):
         assert from_record({**record, "alternatives": wrong}) is None
+
+
+def test_a_sample_from_before_there_were_shades_is_read() -> None:
+    record = as_record(SampleFinished(3, 0, "a", " b", 0.5, ((2, 0.5),)))
+    del record["shades"]
+    assert from_record(record) == SampleFinished(3, 0, "a", " b", 0.5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [1], [[1]], [[1, 0.5, 0]], [["1", 0.5]], [[1.5, 0.5]], [[True, 0.5]], [[-1, 0.5]], [[1, -0.1]],
+        [[1, 1.1]], [[1, None]], [[1, math.nan]], [{}], "ab", [[1, 0.5]] * (MOST_SHADES + 1),
+    ],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
+def test_shades_are_checked(wrong: object) -> None:
+    record = as_record(SampleFinished(3, 0, "a", " b", 0.5, ((2, 0.5),)))
+    assert from_record({**record, "shades": wrong}) is None
 
 
 @given(

@@ -175,6 +175,9 @@ def test_samples_are_streamed(corpus: Path) -> None:
     assert all(isinstance(token, TokenGenerated) and token.sample == 0 for token in tokens)
     assert isinstance(finished, SampleFinished)
     assert finished.text == "".join(token.text for token in tokens)
+    assert [length for length, _ in finished.shades] == [len(token.text) for token in tokens]
+    assert [p for _, p in finished.shades] == pytest.approx([t.p for t in tokens], rel=5.1e-3)
+    assert all(len(repr(p)) <= 9 for _, p in finished.shades)  # three digits: 1.23e-05
     assert {event.sample for event in of_kind(events, TokenGenerated)} == {0, 1}
 
 

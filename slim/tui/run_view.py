@@ -5,6 +5,7 @@ Widgets compare `version` numbers with those they drew last; nothing is announce
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -32,12 +33,13 @@ LOG_LINES = 500
 VALIDATIONS = 1024  # kept; every other one goes beyond that
 SAMPLES = 48  # kept of those that are whole; the nearest to its neighbours goes first
 SAMPLE_TOKENS = 2_000  # of one sample, kept with their confidence
+LEAST_P = 1e-300  # of a token, for its logarithm
 RATE_CHANGE = 1e-9  # of the learning rate, relative, that counts as one
 
 
 @dataclass(slots=True)
 class Sample:
-    """A text that the run wrote: with its tokens where it was written in this process."""
+    """A text that the run wrote, with its tokens as far as they are known; text without a token stands behind them."""
 
     step: int
     number: int
@@ -45,6 +47,11 @@ class Sample:
     text: str = ""
     typical_p: float | None = None  # None: it is still being written
     tokens: list[TokenGenerated] = field(default_factory=list)
+
+    @property
+    def rest(self) -> str:
+        """What of the whole text has no token: nothing is known of how expected it was."""
+        return self.text[sum(len(token.text) for token in self.tokens) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,8 @@ class RunView:
         begun = self.writing
         if begun is not None and (begun.step, begun.number) == (event.step, event.sample):
             sample.tokens = begun.tokens
+        else:
+            sample.tokens = remembered_tokens(event)
         self.writing = None
         self.samples.append(sample)
         if len(self.samples) > SAMPLES:  # the first and the latest stay, those between thin out
@@ -186,6 +195,19 @@ class RunView:
         when = duration(last.elapsed_seconds) if last is not None else "0:00"
         self.log.append(LogLine(when, text, level))
         self.log_version += 1
+
+
+def remembered_tokens(event: SampleFinished) -> list[TokenGenerated]:
+    """The tokens of a sample that was read from a journal: their text and p, and nothing of what it does not tell."""
+    tokens, at = [], 0
+    for index, (length, p) in enumerate(event.shades):
+        text = event.text[at : at + length]
+        logprob = math.log(max(p, LEAST_P))
+        tokens.append(
+            TokenGenerated(index, -1, text, logprob, p, math.nan, math.nan, -1, math.nan, event.sample)
+        )
+        at += length
+    return tokens
 
 
 SAVED = {"last": "all that resuming needs", "best": "the best model so far"}  # by the kind of file

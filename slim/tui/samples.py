@@ -22,6 +22,7 @@ class SampleText(ConfidenceText):
         super().__init__(NOTHING_YET, ascii_only=ascii_only, id=id)
         self._sample: Sample | None = None
         self._tokens = 0
+        self._whole = False
 
     def show(self, sample: Sample | None) -> None:
         """Show a sample, or what has been added to it."""
@@ -32,15 +33,17 @@ class SampleText(ConfidenceText):
         )  # fmt: skip
         if not same:
             self.clear()
-            self._tokens = 0
+            self._tokens, self._whole = 0, False
             if sample is not None:
                 self.append_text(sample.prompt)
-                if not sample.tokens and sample.text:
-                    self.append_text(sample.text)
         self._sample = sample
         if sample is not None:
             self.append_tokens(sample.tokens[self._tokens :])
             self._tokens = len(sample.tokens)
+            if sample.typical_p is not None and not self._whole:
+                self._whole = True
+                if sample.rest:
+                    self.append_text(sample.rest)
         self.writing = sample is not None and sample.typical_p is None
         if not same and not self.writing:
             self.scroll_home(animate=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 
 import pytest
 
 from made_runs import TOTAL, run_events, sample_events, started, stepped
 from slim.errors import DivergedError
-from slim.events import EvalFinished, Note, StepSkipped
+from slim.events import EvalFinished, Note, SampleFinished, StepSkipped
 from slim.tui.run_view import LOG_LINES, SAMPLES, VALIDATIONS, RunView
 
 
@@ -32,6 +33,21 @@ def test_a_sample_grows_while_it_is_written() -> None:
     assert view.writing is not None and view.writing.text == " one two"
     view.add_all(begun[3:])
     assert view.writing is None and view.samples[-1].typical_p == 0.4
+
+
+def test_a_sample_from_a_journal_has_its_tokens_back() -> None:
+    view = RunView("x.bin")
+    shades = ((4, 0.5), (0, 1e-5), (4, 0.0), (9, 1.0))
+    view.add(SampleFinished(3, 0, "Once", " one two \x1b\U0001f600", 0.4, shades))
+    view.add(SampleFinished(4, 0, "Once", " one two", 0.4))
+    view.add(SampleFinished(5, 0, "Once", " one two", 0.4, ((4, 0.5),)))
+    first, without, short = view.samples
+    assert [token.text for token in first.tokens] == [" one", "", " two", " \x1b\U0001f600"]
+    assert [token.p for token in first.tokens] == [0.5, 1e-5, 0.0, 1.0]
+    assert all(math.isfinite(token.logprob) and math.isnan(token.entropy) for token in first.tokens)
+    assert first.rest == ""
+    assert without.tokens == [] and without.rest == " one two"
+    assert short.rest == " two"
 
 
 def test_what_goes_wrong_is_in_the_log() -> None:
