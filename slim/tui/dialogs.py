@@ -16,6 +16,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from slim.safe_text import safe_line
+from slim.tui.safe_input import SafeInput
 
 MOST_SUGGESTED = 1_000  # names of a folder that are looked at
 
@@ -70,7 +71,7 @@ class OpenDialog(ModalScreen[Path | None]):
         """One field, and what may be put there."""
         with Vertical():
             yield Static("Open", classes="title")
-            yield Input(
+            yield SafeInput(
                 placeholder="a path",
                 suggester=PathSuggester(self._folder),
                 id="path",

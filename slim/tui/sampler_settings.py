@@ -15,6 +15,7 @@ from textual.widgets import Input, Label
 
 from slim.config import GenerateConfig
 from slim.errors import ConfigError
+from slim.tui.safe_input import SafeInput
 
 DEFAULT = GenerateConfig(stop_confidence="auto")
 
@@ -57,7 +58,7 @@ def shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-class SettingInput(Input):
+class SettingInput(SafeInput):
     """A field whose value up and down move."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

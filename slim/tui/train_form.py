@@ -25,6 +25,7 @@ from slim.settings import Settings
 from slim.tui.catalog import looks_like_model
 from slim.tui.dialogs import PathSuggester
 from slim.tui.estimate import Estimate, estimating
+from slim.tui.safe_input import SafeInput
 from slim.wording import duration, mega
 
 if TYPE_CHECKING:
@@ -99,10 +100,10 @@ class TrainForm(VerticalScroll):
         ]
 
         def text_field(name: str, placeholder: str) -> Input:
-            return Input(id=name, suggester=suggester, compact=True, placeholder=placeholder)
+            return SafeInput(id=name, suggester=suggester, compact=True, placeholder=placeholder)
 
         def number_field(name: str, value: str) -> Input:
-            return Input(value, id=name, compact=True, classes="number")
+            return SafeInput(value, id=name, compact=True, classes="number")
 
         yield Static("A new run", classes="title")
         command = Select(COMMANDS, value="pretrain", allow_blank=False, id="command", compact=True)
@@ -240,7 +241,7 @@ class TrainForm(VerticalScroll):
                 (f"{found.n_parameters / 1e6:.1f} M", "bold"), f" parameters, a vocabulary of {found.vocab_size:,}\n",
                 ("about " + mega(found.memory_bytes), "bold"), f" of memory{room}\n",
                 ("about " + duration(found.seconds), "bold"),
-                f" of training: {found.steps:,} steps, {found.epochs:.2g} times through the text{about}",
+                f" of training: {found.steps:,} steps, {times(found.epochs)} times through the text{about}",
             )
         )  # fmt: skip
 
@@ -278,3 +279,8 @@ def _free_name(folder: Path, stem: str) -> Path:
         if not (folder / path).exists() and not directory_of(folder / path).exists():
             return path
     return Path(f"{stem}-new.bin")
+
+
+def times(epochs: float) -> str:
+    """How often, in two digits, and in whole numbers from 10 on."""
+    return f"{epochs:.2g}" if epochs < 9.95 else f"{epochs:,.0f}"

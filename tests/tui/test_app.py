@@ -18,14 +18,23 @@ from made_runs import TOTAL, run_events, sample_events, started, stepped, token,
 from slim import demo_recipe
 from slim.compute import Engine
 from slim.errors import DivergedError, SaveError, SlimError, UsageError
-from slim.events import Event, Progress, RunStarted, SampleStarted, TrainFinished
+from slim.events import (
+    Event,
+    Progress,
+    RunStarted,
+    SampleFinished,
+    SampleStarted,
+    TrainFinished,
+)
 from slim.request import Request, RunControl
+from slim.safe_text import safe_text
 from slim.tui.app import Outcome, SlimApp
 from slim.tui.dialogs import OpenDialog, QuitDialog, TooSmall
 from slim.tui.help import HelpScreen, described_keys
 from slim.tui.home import HomeScreen, age, millions, shortened
 from slim.tui.run_follower import EVENTS_PER_POLL
 from slim.tui.session import LocalRun
+from slim.tui.train_form import times
 from slim.tui.train_screen import TrainScreen, bar
 
 SIZE = (80, 24)
@@ -360,6 +369,32 @@ async def test_a_sample_is_written_live(tmp_path: Path, compute: Engine) -> None
         await wait_for(pilot, lambda: "Once there was a fox" in shown(app))
 
 
+async def test_the_samples_of_a_followed_run_show_what_is_known_of_their_confidence(
+    tmp_path: Path, compute: Engine
+) -> None:
+    """A journal holds each token's p, one from before there was none; text without a p has no shade and is not lost."""
+    shades = ((4, 0.9), (4, 0.02))
+    samples = [
+        SampleFinished(1, 0, "Once", " old text", 0.4),
+        SampleFinished(2, 0, "Once", " one two three", 0.4, shades),
+    ]
+    folder = write_run(tmp_path / "x.bin", [started(), *samples, stepped(3)])
+    app = SlimApp([folder], compute=compute)
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "Once one two three" in shown(app))
+        screen = app.screen
+        assert isinstance(screen, TrainScreen)
+        now, then = screen.samples.texts
+        known = [(piece.text, piece.token.p) for piece in now.flow.pieces if piece.token is not None]
+        assert known == [(" one", 0.9), (" two", 0.02)]
+        assert "Once old text" in shown(app) and not list(then.flow.tokens)
+        now.focus()
+        await pilot.press("n")
+        assert now.selected is not None and now.selected.text == " two"
+        await pilot.press("enter", "c", "c", "c", "y")
+        assert app.clipboard == "Once one two three"
+
+
 async def test_earlier_samples_are_chosen(tmp_path: Path, compute: Engine) -> None:
     app = training(compute, tmp_path, Script(run_events()))
     async with app.run_test(notifications=True, size=SIZE) as pilot:
@@ -489,6 +524,29 @@ async def test_the_log_is_broken_again_for_another_width(tmp_path: Path, compute
         await pilot.resize_terminal(200, 40)
         await wait_for(pilot, lambda: whole in shown(app))
         assert shown(app).count("validation after step 20") == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["evil\x1b]0;OWNED\x07\x1b[31mred.txt", "bidi\u202etxt.exe", "zw\u200b\ufeff.txt", "c1\x9b31m.txt", "a\nb.txt"],
+    ids=ascii,
+)  # fmt: skip
+async def test_the_form_shows_no_control_bytes_of_a_file_s_name(
+    tmp_path: Path, compute: Engine, name: str
+) -> None:
+    (tmp_path / name).write_text("Once upon a time there was a fox. " * 100)
+    app = SlimApp([tmp_path / name], compute=compute, folder=tmp_path)
+    async with app.run_test(notifications=True, size=(160, 40)) as pilot:
+        await wait_for(pilot, lambda: "A new run" in shown(app) and "parameters" in shown(app))
+        assert safe_text(name).replace("\n", "␊") in shown(app)
+        assert shown(app) == safe_text(shown(app))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "words"), [(0.5, "0.5"), (1.06, "1.1"), (9.94, "9.9"), (9.96, "10"), (544.0, "544"), (1234.5, "1,234")]
+)  # fmt: skip
+def test_how_often_a_text_is_read_is_said_without_an_exponent(epochs: float, words: str) -> None:
+    assert times(epochs) == words
 
 
 async def test_too_small_a_terminal_says_what_it_needs(home: SlimApp) -> None:
