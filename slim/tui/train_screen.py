@@ -16,6 +16,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Input, RichLog, Static
 
+from slim.atomic_file import PREVIOUS_SUFFIX
 from slim.errors import DivergedError, SaveError, SlimError
 from slim.run_directory import directory_of
 from slim.safe_text import safe_line, safe_text
@@ -69,7 +70,7 @@ class TrainScreen(Screen[None]):
     CSS = """
     TrainScreen ContentSwitcher { height: 1fr; }
     TrainScreen #status { height: 1; padding: 0 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
-    TrainScreen #notice { display: none; height: auto; max-height: 4; padding: 0 1; background: $surface; }
+    TrainScreen #notice { display: none; height: auto; max-height: 6; padding: 0 1; background: $surface; }
     TrainScreen.-notice #notice { display: block; }
     TrainScreen #body { height: 1fr; }
     TrainScreen #left { height: 1fr; }
@@ -97,6 +98,7 @@ class TrainScreen(Screen[None]):
         self._shown: LocalRun | FollowedRun | None = None
         self._shown_view: RunView | None = None
         self._form_wanted = False
+        self._from_form: LocalRun | None = None  # the last that the form began
         self._drawn_at = self._computed = 0.0  # clock and processor time of the last drawing
         self._pace = 0  # which of SECONDS_BETWEEN_DRAWINGS
         self._status: tuple[object, ...] | None = None
@@ -389,9 +391,9 @@ class TrainScreen(Screen[None]):
         if action in ("pause", "save", "stop"):
             return monitor and own
         if action == "resume":
-            return monitor and run is not None and not run.training and not self._is_done(run)
+            return monitor and run is not None and not run.training and not self._is_done(run) and not _never_began(run)
         if action == "use_model":
-            return monitor
+            return monitor and run is not None and not _never_began(run)
         if action == "new_run":
             return monitor and not self.slim_app.session.training
         if action in (
@@ -458,11 +460,10 @@ class TrainScreen(Screen[None]):
         run, app = self.run_shown, self.slim_app
         if run is None:
             return
-        for path in (Path(run.out), directory_of(run.out) / "best"):
-            if path.is_file():
-                app.open_model(path)
-                return
-        if run is self._own and app.session.model_in_training is not None:
+        path = _model_of(run)
+        if path is not None:
+            app.open_model(path)
+        elif run is self._own and app.session.model_in_training is not None:
             app.session.opened = None
             app.session_changed.publish(None)
             app.action_page("generate")
@@ -473,8 +474,14 @@ class TrainScreen(Screen[None]):
             )
 
     def action_new_run(self) -> None:
-        """The form again."""
-        self.show_form(Path())
+        """The form again: as it was filled in for a run that could not begin, else for a new one."""
+        run = self.run_shown
+        if run is not None and run is self._from_form and run.view.problem and not run.view.state.step:
+            self._form_wanted = True
+            self._choose_content()
+            self.form.field("data").focus()
+        else:
+            self.show_form(Path())
 
     def on_train_form_start(self, event: TrainForm.Start) -> None:
         """Begin the run that was asked for."""
@@ -484,7 +491,8 @@ class TrainScreen(Screen[None]):
             return
         self._form_wanted = False
         try:
-            app.began(app.session.start(event.request))
+            self._from_form = app.session.start(event.request)
+            app.began(self._from_form)
         except SlimError as problem:
             app.complain(problem)
         self._choose_content()
@@ -532,6 +540,21 @@ class TrainScreen(Screen[None]):
         """Another earlier sample."""
         if self._shown is not None:
             self.samples.choose(self._shown.view, move)
+
+
+def _never_began(run: LocalRun | FollowedRun) -> bool:
+    """Whether it failed before there was anything to go on with or to write with."""
+    if run.view.problem is None or run.view.state.step:
+        return False
+    folder = directory_of(run.out)
+    saved = any((folder / name).exists() for name in ("last", f"last{PREVIOUS_SUFFIX}"))
+    return not saved and _model_of(run) is None
+
+
+def _model_of(run: LocalRun | FollowedRun) -> Path | None:
+    """The file of its best model so far."""
+    paths = (Path(run.out), directory_of(run.out) / "best")
+    return next((path for path in paths if path.is_file()), None)
 
 
 def bar(done: int, total: int, width: int, ascii_only: bool) -> str:
