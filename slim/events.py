@@ -158,7 +158,7 @@ class SampleFinished:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSaved:
-    """A file was written: kind is last (with optimizer state), best, or out (the result)."""
+    """A file was written with the weights after `step`: kind is last (with optimizer state), best, or out (the result)."""
 
     step: int
     path: str

@@ -389,14 +389,15 @@ class TrainingRun:
             return
         self._unsaved_best = None
         self._failures["best"] = 0
-        yield from self._record(CheckpointSaved(self.step, str(best), "best", size))
+        step = self.step if self.standing.best_step is None else self.standing.best_step
+        yield from self._record(CheckpointSaved(step, str(best), "best", size))
         try:
             size = publish(best, out)
         except SaveError as problem:
             yield from self._failed("out", problem)
             return
         self._failures["out"] = 0
-        yield from self._record(CheckpointSaved(self.step, str(out), "out", size))
+        yield from self._record(CheckpointSaved(step, str(out), "out", size))
 
     def _keep_directory(self) -> Iterator[Event]:
         """When somebody has removed the run's folder: make it again, with all that is still known."""
