@@ -158,6 +158,11 @@ class RunDirectory:
             name: waiting for name in JOURNALS[:2] if (waiting := self._journals[name].unwritten)
         }
 
+    def write_unwritten(self) -> str | None:
+        """Try again to write the events that wait; what goes wrong with that, in words."""
+        problems = [self._journals[name].append("") for name in self.unwritten()]
+        return next((problem for problem in problems if problem is not None), None)
+
     def cut_back(self, sizes: Mapping[str, object], unwritten: Mapping[str, object]) -> None:
         """Forget the events after a checkpoint, which will happen again, and remember those that waited then."""
         for name in JOURNALS[:2]:

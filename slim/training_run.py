@@ -125,7 +125,7 @@ class TrainingRun:
                 yield from self._save_best()
         elif not (yield from self._finish()):
             reason = "interrupted"
-        self._check_saved(reason)
+        self._check_saved(finished=reason != "interrupted")
         standing = self.standing
         finished = TrainFinished(
             reason=reason,
@@ -427,11 +427,13 @@ class TrainingRun:
             raise SaveError(f"{problem}, {recipe.FAILED_SAVES} times in a row: {self._advice()}")
         yield from self._note(f"{problem}; what was saved before is whole", "warning")
 
-    def _check_saved(self, reason: str) -> None:
-        """SaveError when the run ends with something unsaved: nobody is told that OUT holds what it does not."""
-        needed = ("best", "out", "last") if reason == "interrupted" else ("best", "out")
-        if any(self._failures.get(kind) for kind in needed):
+    def _check_saved(self, finished: bool) -> None:
+        """SaveError when the run ends with something unsaved: going on makes and saves it."""
+        if any(self._failures.get(kind) for kind in ("best", "out", "last")):
             raise SaveError(f"{self._problem}: {self._advice()}")
+        problem = self.directory.write_unwritten()
+        if finished and problem is not None:  # what waits is in `last`, which nobody would read again
+            raise SaveError(f"{problem}: {self._advice()}")
 
     def _advice(self) -> str:
         if not self.directory.last.exists():

@@ -614,9 +614,11 @@ def test_three_failing_saves_in_a_row_end_a_run(
     assert of_kind(events, StepFinished)[-1].step < 100
 
 
-@pytest.mark.parametrize("name", ["best", "model.bin", "last"])
+@pytest.mark.parametrize(
+    ("name", "stopped"), [("best", False), ("model.bin", False), ("last", False), ("last", True)]
+)
 def test_what_cannot_be_saved_at_the_end_is_no_success(
-    corpus: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, name: str, stopped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, control = Disk(monkeypatch), RunControl()
     out, whole = corpus.parent / "model.bin", corpus.parent / "whole.bin"
@@ -628,7 +630,7 @@ def test_what_cannot_be_saved_at_the_end_is_no_success(
             events.append(event)
             if isinstance(event, StepFinished) and event.step == STEPS:
                 disk.failing = {name}
-                control.stop = name == "last"
+                control.stop = stopped
 
     with pytest.raises(SaveError, match=r"no space left on device: once it can be, `slim resume"):
         watch()
@@ -636,6 +638,32 @@ def test_what_cannot_be_saved_at_the_end_is_no_success(
     disk.failing = set()
     assert of_kind(list(run.resume(out)), TrainFinished)[0].reason == "finished"
     assert weights(out) == weights(whole)
+    assert weights(Path(f"{out}.run/last")) == weights(Path(f"{whole}.run/last"))
+
+
+def test_events_that_cannot_be_written_at_the_end_are_written_when_it_goes_on(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = corpus.parent / "whole.bin", corpus.parent / "parts.bin"
+    list(run.start(request(corpus, out=str(whole))))
+    append = Journal.append
+
+    def refuse(journal: Journal, line: str) -> str:
+        journal._backlog += line.encode()
+        return "metrics.jsonl: cannot be written: no space left on device"
+
+    def watch() -> None:
+        for event in run.start(request(corpus, out=str(parts))):
+            if isinstance(event, StepFinished) and event.step == STEPS - 2:
+                monkeypatch.setattr(Journal, "append", refuse)
+
+    with pytest.raises(SaveError, match=r"metrics.jsonl: cannot be written: .*`slim resume"):
+        watch()
+    monkeypatch.setattr(Journal, "append", append)
+    list(run.resume(parts))
+    assert metrics(parts) == metrics(whole) and weights(parts) == weights(whole)
+    samples = [Path(f"{out}.run/samples.jsonl").read_text("utf-8") for out in (parts, whole)]
+    assert samples[0] == samples[1] and samples[0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
@@ -695,14 +723,21 @@ def test_best_weights_that_still_wait_at_the_end_become_the_result(
 
     monkeypatch.setattr(training_run, "evaluate", worse_and_worse)
     control, failed = RunControl(), 0
-    for event in run.start(request(corpus), control):
-        if isinstance(event, EvalFinished) and event.step == 8:
-            assert control.model is not None
-            at_8 = control.model.parameters.flat.copy()
-        failed += isinstance(event, Note) and "best: cannot be saved" in event.text
-        disk.failing = {"best"} if failed < 2 else set()  # at step 8 and before the end
-    model, _, _ = load_model(request(corpus).out)
-    assert failed == 2 and isinstance(event, TrainFinished) and event.best_step == 8
+    at_8 = np.empty(0)
+
+    def watch() -> None:
+        nonlocal failed, at_8
+        for event in run.start(request(corpus), control):
+            if isinstance(event, EvalFinished) and event.step == 8:
+                assert control.model is not None
+                at_8 = control.model.parameters.flat.copy()
+            failed += isinstance(event, Note) and "best: cannot be saved" in event.text
+            disk.failing = {"best"} if failed < 2 else set()  # at step 8 and before the end
+
+    with pytest.raises(SaveError, match="slim resume"):  # `last` is not that of the end
+        watch()
+    model, _, metadata = load_model(request(corpus).out)
+    assert failed == 2 and metadata["history"][-1]["best_step"] == 8  # type: ignore[index]
     assert np.array_equal(model.parameters.flat, at_8)
 
 
