@@ -28,7 +28,7 @@ from slim.kernels.attention import (
 )
 from slim.kernels.board import new_board
 from slim.kernels.cross_entropy import cross_entropy
-from slim.kernels.decode import ATTENTION, decode_rows, decode_work_sizes
+from slim.kernels.decode import ATTENTION, SHARED_ROWS, decode_rows, decode_work_sizes
 from slim.kernels.embedding import embedding_backward, embedding_forward
 from slim.kernels.int8 import HAS_INT8, pack8, packed_size8
 from slim.kernels.matmul import (
@@ -48,7 +48,7 @@ from slim.kv_cache import KVCache
 from slim.parameters import Layer, Parameters
 
 HEAD_ROWS = 256  # rows of logits that exist at a time
-MOST_AT_ONE_TEXT = 4  # threads that decode it: a few read as fast as the memory is
+MOST_TOGETHER = 4  # threads that decode the same texts: a few read as fast as the memory is
 FORWARD, BACKWARD = np.float32(1.0), np.float32(-1.0)
 
 
@@ -383,12 +383,13 @@ class Model:
         if tokens.shape != (R,):
             raise ValueError(f"the cache has {R} rows, but got tokens of shape {tokens.shape}")
         self._make_room(R)
+        threads = numba.get_num_threads()
         decode_rows(
             self._next_logits[:R], cache.keys, cache.values, *self._work, tokens, cache.length,
             self.parameters.flat, offsets["model.embed_tokens.weight"], offsets["model.norm.weight"],
             self.decode_panels.flat, self._decode_layers, self.decode_panels.head_start, self.cos, self.sin,
             config.n_heads, config.n_kv_heads, config.head_dim, config.hidden_dim, self.eps,
-            self._board, min(numba.get_num_threads(), MOST_AT_ONE_TEXT) if R == 1 else numba.get_num_threads(),
+            self._board, min(threads, MOST_TOGETHER) if R <= SHARED_ROWS else threads,
         )  # fmt: skip
         cache.length += 1
         return self._next_logits[:R]
@@ -398,7 +399,7 @@ class Model:
         if rows > self._room:
             self._room = rows
             floats, operands, bytes_ = self._work_sizes
-            work_rows = max(rows, MOST_AT_ONE_TEXT)
+            work_rows = max(rows, MOST_TOGETHER)
             self._work = (
                 empty((work_rows, floats), np.float32),
                 empty((work_rows, operands), self.dtype),

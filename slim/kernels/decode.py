@@ -1,10 +1,10 @@
 """The next token of one or several texts through the whole model: the decode step.
 
-A single text reads every weight once and does little else, and a core alone cannot read as fast as the memory behind its
-own caches could give: its threads share the columns of every product by a board (see board.py), and one of them does the
-rest. Of several texts, all as long, each thread takes its share through the whole model, which needs no board, and reads the
-weights once for ROWS of them. They are the panels of the forward pass, several side by side. A text comes out the same
-whichever way it is computed.
+A single text, or a few, read every weight once and do little else, and a core alone cannot read as fast as the memory behind
+its own caches could give: threads share the columns of every product and the heads by a board (see board.py), and one of them
+does the rest. Of more texts, all as long, each thread takes its share through the whole model, which needs no board, and
+reads the weights once for ROWS of them. They are the panels of the forward pass, several side by side. A text comes out the
+same whichever way it is computed.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ QKV, ATTENTION, ATTENTION_OUT, GATE_UP, DOWN, ATTENTION_NORM, FFN_NORM = range(7
 PER_LAYER = 5
 CHUNK = WIDE * NR  # columns of a product that a thread takes from the board at a time
 LINES_AHEAD = 8  # that are fetched between two looks at the board
+SHARED_ROWS = 4  # texts that all threads decode together: of 4 that makes 1.35 times, of 8 it would make 0.9 times the tokens
 SHARED_FROM = 48  # tokens in the cache: below, attention is done before anybody has come to help
 PATIENCE = 20_000  # looks at a board, about a millisecond, before a thread that could help goes home
 
@@ -183,10 +184,10 @@ def _read_ahead(number, chunk, done, panels, layers, head, C, F, V, qkv_columns)
 
 
 @njit(**INSIDE)
-def _chunks(layers, number, head, H, C, F, V, qkv_columns):
-    """Of how many chunks the task `number` is: of CHUNK columns, or of heads."""
+def _chunks(layers, number, head, R, H, C, F, V, qkv_columns):
+    """Of how many chunks the task `number` of R texts is: of CHUNK columns, or of the heads of a text."""
     if number % PER_LAYER == ATTENTION:
-        return H
+        return R * H
     _, _, _, N, _, _ = _product(layers, number, head, C, F, V, qkv_columns, NAUGHT, NAUGHT, NAUGHT)
     return (N + CHUNK - 1) // CHUNK
 
@@ -289,22 +290,27 @@ def _attend(r, worker, h, work, rounded, keys, values, position, H, G, D, F):
 
 
 @njit(**INSIDE)
-def _attend_all(board, number, r, worker, work, rounded, keys, values, position, H, G, D, F):
-    """Every head of row r, as the task `number` with whoever helps by the board where that is worth it."""
-    if board.size == 0 or position < SHARED_FROM:
-        for h in range(H):
-            _attend(r, worker, h, work, rounded, keys, values, position, H, G, D, F)
+def _attend_all(board, number, first, stop, work, rounded, keys, values, position, H, G, D, F):
+    """Every head of rows first to stop, as the task `number` with whoever helps by the board where that is worth it.
+
+    keys, values (R, G, ...)
+    """
+    if board.size == 0 or (stop - first) * position < SHARED_FROM:
+        for r in range(first, stop):
+            for h in range(H):
+                _attend(r, first, h, work, rounded, keys[r], values[r], position, H, G, D, F)
         return
     own = 0
     post(board, FINISHED, 0)
     post(board, TICKET, number << SHIFT)
     while True:
-        h = take(board, TICKET) & CHUNK_MASK
-        if h >= H:
+        chunk = take(board, TICKET) & CHUNK_MASK
+        if chunk >= stop * H:
             break
-        _attend(r, worker, h, work, rounded, keys, values, position, H, G, D, F)
+        r = chunk // H
+        _attend(r, first, chunk % H, work, rounded, keys[r], values[r], position, H, G, D, F)
         own += 1
-    while look(board, FINISHED) + own < H:
+    while look(board, FINISHED) + own < stop * H:
         pause()
 
 
@@ -312,8 +318,9 @@ def _attend_all(board, number, r, worker, work, rounded, keys, values, position,
 def _help(
     worker, board, logits, keys, values, work, rounded, position, panels, layers, head, H, G, D, F, rows8, scales8
 ):  # fmt: skip
-    """Take chunks from the board for one text until it is closed, or nothing has come for long."""
-    V, C, qkv_columns = logits.shape[1], H * D, (H + 2 * G) * D
+    """Take chunks from the board until it is closed, or nothing has come for long."""
+    R, V = logits.shape
+    C, qkv_columns = H * D, (H + 2 * G) * D
     y, w, x = logits.reshape(-1), work.reshape(-1), rounded.reshape(-1)
     idle, waits_for, ahead = 0, NAUGHT, NAUGHT
     while idle < PATIENCE:
@@ -321,7 +328,7 @@ def _help(
         if ticket < 0:
             return
         number = ticket >> SHIFT
-        if (ticket & CHUNK_MASK) >= _chunks(layers, number, head, H, C, F, V, qkv_columns):
+        if (ticket & CHUNK_MASK) >= _chunks(layers, number, head, R, H, C, F, V, qkv_columns):
             if waits_for <= number:
                 waits_for, ahead = number + 1, NAUGHT
             ahead = _read_ahead(waits_for, worker, ahead, panels, layers, head, C, F, V, qkv_columns)
@@ -332,19 +339,22 @@ def _help(
         if ticket < 0:
             return
         number, chunk = ticket >> SHIFT, ticket & CHUNK_MASK
-        if chunk >= _chunks(layers, number, head, H, C, F, V, qkv_columns):
+        if chunk >= _chunks(layers, number, head, R, H, C, F, V, qkv_columns):
             continue
         if number % PER_LAYER == ATTENTION:
-            layer = number // PER_LAYER
-            _attend(NAUGHT, worker, chunk, work, rounded, keys[layer, 0], values[layer, 0], position, H, G, D, F)
+            layer, r = number // PER_LAYER, chunk // H
+            _attend(r, worker, chunk % H, work, rounded, keys[layer, r], values[layer, r], position, H, G, D, F)
         else:
             y_start, x_start, start, N, K, accumulate = _product(
                 layers, number, head, C, F, V, qkv_columns, C, C + qkv_columns, max(C, F)
             )
-            to = y if number == PER_LAYER * layers.shape[0] else w
+            to, row = (y, V) if number == PER_LAYER * layers.shape[0] else (w, work.shape[1])
             begin = chunk * CHUNK
             end = min(begin + CHUNK, N)
-            _columns(to, y_start, 0, x, x_start, 0, 0, 1, panels, start, begin, end, K, accumulate, rows8, scales8)
+            _columns(
+                to, y_start, row, x, x_start, rounded.shape[1], NAUGHT, R, panels, start, begin, end, K, accumulate, rows8,
+                scales8,
+            )  # fmt: skip
         take(board, FINISHED)
         idle = 0
 
@@ -383,10 +393,10 @@ def _decode(
             _rotate(w, row + qkv, cos, sin, position, H + G, half)
             _keep(keys[layer, r], values[layer, r], w, row + qkv, position, C, G, D, padded, per)
             store_row(o, operand, w, row + qkv, C)
-            _attend_all(
-                board, layer * PER_LAYER + ATTENTION, r, first, work, rounded, keys[layer, r], values[layer, r], position,
-                H, G, D, F,
-            )  # fmt: skip
+        _attend_all(
+            board, layer * PER_LAYER + ATTENTION, first, stop, work, rounded, keys[layer], values[layer], position, H, G,
+            D, F,
+        )  # fmt: skip
         _multiply(
             board, layer * PER_LAYER + ATTENTION_OUT, w, width, o, rounded_width, first, stop, panels, layers, head, C, F, V,
             qkv_columns, qkv, gate_up, attended, quantized, scales,
@@ -421,15 +431,16 @@ def decode_rows(
 ):  # fmt: skip
     """logits (R, V) =   keys, values (L, R, G, ...) written at `position`
 
-    work, rounded, quantized (max(R, workers at one text), decode_work_sizes(...)) and scales, as many: scratch
+    work, rounded, quantized (R, or workers if more, decode_work_sizes(...)) and scales, as many: scratch
     tokens (R,) int32   parameters (n,): the flat array, with the embedding table from `embedding`, the final norm from
     `final_norm` on   panels (m,): forward panels; `layers` (L, 7) int64 says where each layer's begin, `head` where the
     head's do   cos, sin (S, D/2)   keys, values and rounded are operands, panels too, or int8 (see int8.py)
-    board: by which all but the first of the workers help with a single text
+    board: by which all but the first of the workers help with up to SHARED_ROWS texts
     """
     R = logits.shape[0]
-    share = (R + workers - 1) // workers
-    shared = board if R == 1 and workers > 1 else board[:0]
+    together = workers > 1 and R <= SHARED_ROWS
+    share = R if together else (R + workers - 1) // workers
+    shared = board if together else board[:0]
     post(board, TICKET, NOTHING_YET)
     for worker in prange(workers):
         first, stop = worker * share, min(R, (worker + 1) * share)
@@ -440,7 +451,7 @@ def decode_rows(
             )  # fmt: skip
             if shared.size > 0:
                 post(board, TICKET, CLOSED)
-        elif R == 1:
+        elif together:
             _help(
                 np.intp(worker), board, logits, keys, values, work, rounded, position, panels, layers, head, H, G, D, F,
                 quantized.reshape(-1), scales,
