@@ -14,6 +14,7 @@ import asyncio
 import dataclasses
 import functools
 import json
+import os
 import re
 import statistics
 import sys
@@ -44,6 +45,9 @@ ENDED = "to its end|context is full"
 
 def child(preset: str, out: str) -> None:
     """The dashboard, with a run that has begun; what was measured goes to `out`.json when it is left."""
+    from slim.tui import ESCAPE_DELAY
+
+    os.environ.setdefault("ESCDELAY", ESCAPE_DELAY)  # as the program does, before Textual is imported
     from slim.compute import Engine
     from slim.demo_text import STORIES, demo_text
     from slim.request import Request
