@@ -32,6 +32,7 @@ from slim.tui.glyphs import ascii_only
 from slim.tui.help import HelpScreen, key_name
 from slim.tui.home import HomeScreen
 from slim.tui.plain_scroll_bar import use_plain_scroll_bars
+from slim.tui.quick_escape import use_quick_escape
 from slim.tui.run_follower import FollowedRun
 from slim.tui.session import AppSession, LocalRun, OpenModel, opening
 from slim.tui.suspension import Suspension
@@ -97,6 +98,7 @@ class SlimApp(App[Outcome]):
     ) -> None:
         """paths: a model, a text, or runs to watch   run: one that this process trains already"""
         super().__init__()
+        use_quick_escape()  # before the driver is started
         self.session = AppSession(compute)
         self.folder = Path.cwd() if folder is None else folder
         self.ascii_only = ascii_only()

@@ -210,6 +210,12 @@ class WritingScreen(Screen[None]):
         if writing.done and self.writing is writing:
             self._end()
 
+    def _poll_to_the_end(self) -> None:
+        """Look often for what a text that was asked to end still brings."""
+        self.poll()
+        if self.writing is not None and self.writing.stopping:
+            self.set_timer(SOON_SECONDS, self._poll_to_the_end)
+
     def _take(self, tokens: list[TokenGenerated]) -> None:
         if not tokens:
             return
@@ -284,9 +290,8 @@ class WritingScreen(Screen[None]):
         """Stop writing, else leave the field, else go back."""
         if self.writing is not None:
             self.writing.stop()
-            self.poll()
+            self._poll_to_the_end()
             self.show_state()
-            self.set_timer(SOON_SECONDS, self.poll)
         elif isinstance(self.focused, (Input, TextArea, Inspector)):
             self.text.focus()
         else:
