@@ -8,6 +8,8 @@ UTF-8 incrementally before.
 
 from __future__ import annotations
 
+import os
+
 REPLACEMENT = (
     "\ufffd"  # lone surrogates (bytes that were no UTF-8) and C1 controls, which have no picture
 )
@@ -50,3 +52,8 @@ def safe_text(text: str) -> str:
 def safe_line(text: str) -> str:
     """A text for one line of a display: runs of white space, line breaks too, are one space."""
     return safe_text(" ".join(text.split()))
+
+
+def path_in_words(path: str) -> str:
+    """A path for JSON and for model files, where bytes that are no UTF-8 have no place."""
+    return os.fsencode(path).decode("utf-8", "replace")

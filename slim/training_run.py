@@ -8,7 +8,6 @@ or made twice. What follows from the clock (when to save) does not touch what is
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +50,7 @@ from slim.run_checkpoint import (
 )
 from slim.run_directory import RunDirectory
 from slim.run_samples import sample_prompts, shown_prompt, write_sample
+from slim.safe_text import path_in_words
 from slim.tokenizer import Tokenizer
 from slim.trainer import Trainer, UnstableError, train
 
@@ -455,7 +455,7 @@ class TrainingRun:
         request = self.plan.request
         run: dict[str, object] = {
             "command": request.command,
-            "data": name_in_words(request.data),
+            "data": path_in_words(Path(request.data).name),
             "corpus_sha256": self.plan.corpus_digest,
         }
         if self.trainer.data.has_roles:
@@ -482,11 +482,6 @@ class TrainingRun:
 
     def _note(self, text: str, level: str = "info") -> Iterator[Event]:
         yield from self._record(Note(text, level))
-
-
-def name_in_words(path: str) -> str:
-    """The name of a file for a model's history, where what is no UTF-8 has no place."""
-    return os.fsencode(Path(path).name).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,8 @@ def _check(paths: list[Path]) -> None:
 
 def check_terminal() -> None:
     """UsageError where there is no terminal to draw on."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+    streams = sys.stdin, sys.stdout, sys.stderr  # Textual draws on the last
+    if not all(stream.isatty() for stream in streams) or os.environ.get("TERM") == "dumb":
         raise UsageError("the dashboard needs a terminal; `slim` does the same by commands")
 
 

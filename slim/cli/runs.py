@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from slim.cli.lines import say
 from slim.errors import UsageError
+from slim.safe_text import path_in_words
 
 if TYPE_CHECKING:
     from slim.run_record import RunRecord
@@ -103,8 +103,8 @@ def write_plot(path: str, runs: Sequence[RunRecord]) -> None:
 def as_record(run: RunRecord) -> dict[str, object]:
     """A run as a JSON object; its curves are in metrics.jsonl."""
     return {
-        "out": _in_words(str(run.out)),
-        "data": _in_words(run.data),
+        "out": path_in_words(str(run.out)),
+        "data": path_in_words(run.data),
         **{
             name: getattr(run, name)
             for name in (
@@ -114,11 +114,6 @@ def as_record(run: RunRecord) -> dict[str, object]:
             )
         },
     }
-
-
-def _in_words(path: str) -> str:
-    """A name of a file, where what is no UTF-8 has no place in JSON either."""
-    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def table(runs: Sequence[RunRecord], width: int, unicode: bool = True) -> list[str]:

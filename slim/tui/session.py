@@ -98,6 +98,7 @@ class LocalRun:
             if isinstance(event, RunStarted) and event.step and not self.view.last_step:
                 self._past = self.job.engine.submit(_past(self.out, event.step))
         self._waiting.extend(events)
+        version = self.view.version
         if self._past is not None or self._earlier:
             self._read_past()
         else:
@@ -105,7 +106,7 @@ class LocalRun:
         if not events and not self._waiting and self.job.done:
             self.ended = True
             return True
-        return bool(events)
+        return self.view.version != version
 
     def catch_up(self) -> None:
         """Take in everything that waits, without the past that has not been read: the screen is gone."""

@@ -128,6 +128,20 @@ def test_without_a_terminal_it_says_so(tmp_path: Path) -> None:
     )
 
 
+def test_it_is_not_drawn_into_a_file(tmp_path: Path) -> None:
+    """Textual draws on stderr: where that leads elsewhere, a person would see nothing."""
+    master, slave = os.openpty()
+    try:
+        done = subprocess.run(
+            [*DASHBOARD], stdin=slave, stdout=slave, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert done.returncode == 2 and "the dashboard needs a terminal" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("paths", "words"),
     [
