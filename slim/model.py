@@ -38,6 +38,7 @@ from slim.kernels.matmul import (
     matmul_weight_gradient,
     pack,
     packed_size,
+    product_scratch_size,
 )
 from slim.kernels.operand import operand_dtype
 from slim.kernels.rmsnorm import partial_rows, rmsnorm_backward, rmsnorm_forward
@@ -148,6 +149,7 @@ class Workspace:
         self.values = empty((B, config.n_kv_heads, value_size), dtype)
         sums, operands = attention_scratch_sizes(T, D)
         self.attention_scratch = (empty((workers, sums), f32), empty((workers, operands), dtype))
+        scratch_sizes = [product_scratch_size(dtype)]
         if train:
             self.dx = empty((N, C), f32)
             self.dx_operand = self.dx if dtype == f32 else empty((N, C), dtype)
@@ -158,8 +160,8 @@ class Workspace:
             self.dhidden = empty((N, F), dtype)
             self.partial = empty((partial_rows(N), C), f32)
             shapes = [(V, C), (qkv_columns, C), (2 * F, C), (C, F)]
-            size = max(gradient_scratch_size(*shape, workers, dtype) for shape in shapes)
-            self.gradient_scratch = empty((workers, size), dtype)
+            scratch_sizes += [gradient_scratch_size(*shape, workers, dtype) for shape in shapes]
+        self.product_scratch = empty((workers, max(scratch_sizes)), dtype)
 
     def release(self) -> None:
         """Give the memory back: what is left is the shape."""
@@ -191,7 +193,7 @@ def choose_precision(asked: str, config: ModelConfig) -> str:
 
 
 def workspace_bytes(config: ModelConfig, B: int, T: int, train: bool, precision: str = "fp32") -> int:
-    """Bytes of a Workspace, without its few scratch buffers."""
+    """Bytes of a Workspace, without the scratch of attention and of weight gradients."""
     N, C, F, size = B * T, config.dim, config.hidden_dim, 2 if precision == "bf16" else 4
     qkv = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
     layer = 4 * (2 * C + config.n_heads + 2) + size * (C + qkv + 2 * F)
@@ -199,7 +201,8 @@ def workspace_bytes(config: ModelConfig, B: int, T: int, train: bool, precision:
     if train:
         shared += 4 * 2 * C + size * (C + qkv + 3 * F) + (size * C if size == 2 else 0)
     layers = config.n_layers if train else 1
-    return N * (layers * layer + shared) + min(N, HEAD_ROWS) * config.vocab_size * (4 + size if train else 4)
+    products = numba.get_num_threads() * product_scratch_size(operand_dtype(precision)) * size
+    return products + N * (layers * layer + shared) + min(N, HEAD_ROWS) * config.vocab_size * (4 + size if train else 4)
 
 
 class Model:
@@ -257,16 +260,16 @@ class Model:
         for i, layer in enumerate(self.parameters.layers):
             wqkv, wo, w_gate_up, w_down = self.panels.of_layer(self.panels.forward, i)
             rmsnorm_forward(w.normed, w.rstd_attn[i], w.x[i], layer.attn_norm, self.eps)
-            matmul(w.qkv[i], w.normed, wqkv)
+            matmul(w.qkv[i], w.normed, wqkv, w.product_scratch)
             rope(w.qkv[i], self.cos, self.sin, H + G, w.T, start, FORWARD)
             keys, values = (w.keys, w.values) if cache is None else (cache.keys[i], cache.values[i])
             pack_keys_values(keys, values, w.qkv[i], w.T, H, D, start)
             attention_forward(w.attended[i], w.lse[i], w.qkv[i], keys, values, w.T, H, D, start, *w.attention_scratch)
-            matmul_add(w.x_mid[i], w.x[i], w.attended[i], wo)
+            matmul_add(w.x_mid[i], w.x[i], w.attended[i], wo, w.product_scratch)
             rmsnorm_forward(w.normed, w.rstd_ffn[i], w.x_mid[i], layer.ffn_norm, self.eps)
-            matmul(w.gate_up[i], w.normed, w_gate_up)
+            matmul(w.gate_up[i], w.normed, w_gate_up, w.product_scratch)
             swiglu_forward(w.hidden, w.gate_up[i])
-            matmul_add(w.x[i + 1], w.x_mid[i], w.hidden, w_down)
+            matmul_add(w.x[i + 1], w.x_mid[i], w.hidden, w_down, w.product_scratch)
         rmsnorm_forward(w.normed, w.rstd_final, w.x[-1], self.parameters.final_norm, self.eps)
 
     def _head_chunks(self, w: Workspace) -> list[slice]:
@@ -279,7 +282,7 @@ class Model:
         self._forward(w, tokens)
         for rows in self._head_chunks(w):
             logits = w.logits[: rows.stop - rows.start]
-            matmul(logits, w.normed[rows], self.panels.forward[-1])
+            matmul(logits, w.normed[rows], self.panels.forward[-1], w.product_scratch)
             cross_entropy(w.losses[rows], logits, logits, targets[rows], np.float32(0.0))
         return w.losses.reshape(w.B, w.T)
 
@@ -288,14 +291,14 @@ class Model:
         self._forward(w, _rows(tokens, w))
         for rows in self._head_chunks(w):
             logits = w.logits[: rows.stop - rows.start]
-            matmul(logits, w.normed[rows], self.panels.forward[-1])
+            matmul(logits, w.normed[rows], self.panels.forward[-1], w.product_scratch)
             yield rows, logits
 
     def logits(self, w: Workspace, tokens: np.ndarray) -> np.ndarray:
         """All logits, (B, T, V) float32: for small batches."""
         self._forward(w, _rows(tokens, w))
         logits = empty((w.B * w.T, self.config.vocab_size), np.float32)
-        matmul(logits, w.normed, self.panels.forward[-1])
+        matmul(logits, w.normed, self.panels.forward[-1], w.product_scratch)
         return logits.reshape(w.B, w.T, -1)
 
     # ---- backward ---------------------------------------------------------------------------------------------
@@ -310,16 +313,16 @@ class Model:
         counted = max(int(np.count_nonzero(targets >= 0)), 1)
         for rows in self._head_chunks(w):
             logits, dlogits = w.logits[: rows.stop - rows.start], w.dlogits[: rows.stop - rows.start]
-            matmul(logits, w.normed[rows], self.panels.forward[-1])
+            matmul(logits, w.normed[rows], self.panels.forward[-1], w.product_scratch)
             cross_entropy(w.losses[rows], dlogits, logits, targets[rows], np.float32(scale / counted))
-            matmul(w.dnormed[rows], dlogits, self.panels.backward[-1])
-            matmul_weight_gradient(gradients.lm_head, dlogits, w.normed[rows], w.gradient_scratch)
+            matmul(w.dnormed[rows], dlogits, self.panels.backward[-1], w.product_scratch)
+            matmul_weight_gradient(gradients.lm_head, dlogits, w.normed[rows], w.product_scratch)
         self._backward(w, tokens, gradients)
         return float(np.sum(w.losses, dtype=np.float64)) / counted
 
     def _backward(self, w: Workspace, tokens: np.ndarray, gradients: Parameters) -> None:
         """From w.dnormed, the gradient at the final norm, to every weight. Each group names the line it inverts."""
-        config, parameters, scratch = self.config, self.parameters, w.gradient_scratch
+        config, parameters, scratch = self.config, self.parameters, w.product_scratch
         H, G, D = config.n_heads, config.n_kv_heads, config.head_dim
         w.dx.fill(0.0)
         # normed = rmsnorm(x[L], final_norm)
@@ -330,19 +333,19 @@ class Model:
             layer, dlayer = parameters.layers[i], gradients.layers[i]
             wqkv, wo, w_gate_up, w_down = self.panels.of_layer(self.panels.backward, i)
             # x[i + 1] = x_mid + swiglu(gate_up) w_down
-            matmul(w.dhidden, w.dx_operand, w_down)
+            matmul(w.dhidden, w.dx_operand, w_down, w.product_scratch)
             swiglu_backward(w.dgate_up, w.hidden, w.dhidden, w.gate_up[i])
             matmul_weight_gradient(dlayer.w_down, w.dx_operand, w.hidden, scratch)
             # gate_up = rmsnorm(x_mid, ffn_norm) w_gate_up; normed is cheaper to compute again than to keep
             rmsnorm_forward(w.normed, w.rstd_ffn[i], w.x_mid[i], layer.ffn_norm, self.eps)
             matmul_weight_gradient(dlayer.w_gate_up, w.dgate_up, w.normed, scratch)
-            matmul(w.dnormed, w.dgate_up, w_gate_up)
+            matmul(w.dnormed, w.dgate_up, w_gate_up, w.product_scratch)
             rmsnorm_backward(
                 w.dx, w.dx_operand, dlayer.ffn_norm, w.partial, w.dnormed, w.x_mid[i], w.rstd_ffn[i], layer.ffn_norm
             )
             # x_mid = x[i] + attended wo
             matmul_weight_gradient(dlayer.wo, w.dx_operand, w.attended[i], scratch)
-            matmul(w.dattended, w.dx_operand, wo)
+            matmul(w.dattended, w.dx_operand, wo, w.product_scratch)
             # attended = attention(rope(qkv))
             pack_keys_values(w.keys, w.values, w.qkv[i], w.T, H, D, 0)
             attention_backward(
@@ -352,7 +355,7 @@ class Model:
             # qkv = rmsnorm(x[i], attn_norm) wqkv
             rmsnorm_forward(w.normed, w.rstd_attn[i], w.x[i], layer.attn_norm, self.eps)
             matmul_weight_gradient(dlayer.wqkv, w.dqkv, w.normed, scratch)
-            matmul(w.dnormed, w.dqkv, wqkv)
+            matmul(w.dnormed, w.dqkv, wqkv, w.product_scratch)
             rmsnorm_backward(
                 w.dx, w.dx_operand, dlayer.attn_norm, w.partial, w.dnormed, w.x[i], w.rstd_attn[i], layer.attn_norm
             )
@@ -368,7 +371,7 @@ class Model:
         w = self.workspace(1, len(ids), train=False)
         self._forward(w, ids, cache)
         cache.length += len(ids)
-        matmul(self._next_logits[:1], w.normed[-1:], self.panels.forward[-1])
+        matmul(self._next_logits[:1], w.normed[-1:], self.panels.forward[-1], w.product_scratch)
         return self._next_logits[0]
 
     def decode(self, cache: KVCache, token_id: int) -> np.ndarray:

@@ -16,11 +16,13 @@ from numba import njit, prange
 
 from slim.aligned import empty, zeros
 from slim.kernels import FAST_SUM, PARALLEL
-from slim.kernels.amx import begin_tiles, end_tiles
+from slim.kernels.amx import HAS_AMX, begin_tiles, end_tiles
+from slim.kernels.parts import BLOCK, SIDE, multiply_parts
 from slim.kernels.tile import HAS_BF16, MR, NR, product
 
 K_UNITS = 128  # of the panel: 16 kB, and as much for the rows
 ROWS = MR * 4
+PARTS_BLOCKS = 3  # of float32 in parts, on both sides: 18 kB each
 _SECONDS = 0.05  # of one timing
 _REPEATS = 5
 _PARALLEL: dict[str, Any] = PARALLEL
@@ -34,6 +36,17 @@ def _multiply(C: np.ndarray, A: np.ndarray, B: np.ndarray, repeats: int) -> None
         begin_tiles()
         for _ in range(repeats):
             product(c, 0, NR, ROWS, NR, a, 0, K_UNITS, 1, b, 0, NR, K_UNITS, 0)
+        end_tiles()
+
+
+@njit(**_PARALLEL)
+def _multiply_in_parts(C: np.ndarray, parts: np.ndarray, repeats: int) -> None:
+    """C (workers, SIDE * SIDE) =   a row and a column of PARTS_BLOCKS blocks, both in parts (workers, n), `repeats` times"""
+    for worker in prange(C.shape[0]):
+        c, x = C[worker], parts[worker]
+        begin_tiles()
+        for _ in range(repeats):
+            multiply_parts(c, 0, SIDE, x, 0, x, PARTS_BLOCKS * BLOCK, PARTS_BLOCKS, 0)
         end_tiles()
 
 
@@ -58,6 +71,8 @@ def _read(sums: np.ndarray, x: np.ndarray) -> None:
 
 def matmul_gflops(precision: str, workers: int) -> list[float]:
     """GFLOP/s of the micro-kernel on `workers` threads: several timings."""
+    if precision == "fp32" and HAS_AMX:
+        return _gflops_in_parts(workers)
     dtype, per = (np.uint16, 2) if precision == "bf16" else (np.float32, 1)
     shapes = ((workers, ROWS * K_UNITS * per), (workers, K_UNITS * NR * per))
     # In bfloat16, 0x3F80 is 1.
@@ -66,6 +81,12 @@ def matmul_gflops(precision: str, workers: int) -> list[float]:
     C = empty((workers, ROWS * NR), np.float32)
     flops = 2.0 * workers * ROWS * NR * K_UNITS * per
     return [n * flops / t / 1e9 for n, t in _timings(lambda n: _multiply(C, A, B, n))]
+
+
+def _gflops_in_parts(workers: int) -> list[float]:
+    C, parts = empty((workers, SIDE * SIDE), np.float32), zeros((workers, 2 * PARTS_BLOCKS * BLOCK), np.float32)
+    flops = 2.0 * workers * SIDE**3 * PARTS_BLOCKS
+    return [n * flops / t / 1e9 for n, t in _timings(lambda n: _multiply_in_parts(C, parts, n))]
 
 
 def copy_gb_per_second(n_bytes: int, workers: int) -> list[float]:

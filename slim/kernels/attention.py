@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit, prange
 
 from slim.kernels import INSIDE, PARALLEL
+from slim.kernels.ahead import expect_to_read, expect_to_write
 from slim.kernels.amx import HAS_AMX, begin_tiles, end_tiles
 from slim.kernels.elementary import exp, fill_row, scale_row
 from slim.kernels.matmul import copy_panels, turn_panels
@@ -188,6 +189,9 @@ def attention_forward(out, lse, queries, keys, values, T, H, D, start, sums, ope
         row_total = row_largest_at + BLOCK
         for task in range(worker, B * G, workers):
             b, g = task // G, task % G
+            width = H // G * D  # of the heads that share the keys, in rows as wide as all
+            expect_to_read(q_flat, b * T * q_width + g * width, q_width, T, width)
+            expect_to_write(out_flat, b * T * out_width + g * width, out_width, T, width)
             k_panels, v_panels = keys[b, g], values[b, g]
             for h in range(g * (H // G), (g + 1) * (H // G)):
                 for q0 in range(0, T, BLOCK):

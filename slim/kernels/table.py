@@ -66,9 +66,9 @@ def kernels_of(precision: str, training: bool, optimizer: str = "muon") -> list[
         (decode_rows, decoding),
         (attention_forward, (P2, F3, P2, P3, P3, n, n, n, n, F2, P2)),
         (sample_rows, (tokens, F1, F2, I2, F1, F1, F1, f, n, f, f, f)),
-        (matmul, (F2, P2, P1)),
+        (matmul, (F2, P2, P1, P2)),
         (pack, (P1, P1, F2)),
-        (matmul_add, (F2, F2, P2, P1)),
+        (matmul_add, (F2, F2, P2, P1, P2)),
         (pack_keys_values, (P3, P3, P2, n, n, n, n)),
         (cross_entropy, (F1, F2, F2, tokens, f)),
         (rope, (P2, F2, F2, n, n, n, f)),
@@ -78,7 +78,7 @@ def kernels_of(precision: str, training: bool, optimizer: str = "muon") -> list[
         (measure_rows, (F2, tokens, F2, tokens, F1)),
     ]
     if operand != f:
-        table.append((matmul, (P2, P2, P1)))
+        table.append((matmul, (P2, P2, P1, P2)))
     if precision == "int8":
         table.append((pack8, (B1, n, F2)))
     return table

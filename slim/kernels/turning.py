@@ -30,7 +30,7 @@ class _Rows(Places):
         self.b.store(value, self._row(which, first, width, row, element, value.type)).align = 2
 
 
-def _turned(b, rows):
+def turned(b, rows):
     """16 vectors of 16 units as the columns of what they were the rows of."""
     rows = list(rows)
     # Blocks of 8, 4, 2 and 1 change places across the diagonal.
@@ -51,7 +51,7 @@ def _turn_tile(typing_context, to, at, to_row, x, start, x_row):
     def codegen(context, b, signature, arguments):
         places = _Rows(context, b, signature, arguments)
         _, at, to_row, _, start, x_row = arguments
-        rows = _turned(b, [places.load(3, start, x_row, r, I32, ROW) for r in range(TILE)])
+        rows = turned(b, [places.load(3, start, x_row, r, I32, ROW) for r in range(TILE)])
         for r in range(TILE):
             places.store(rows[r], 0, at, to_row, r, I32)
         return context.get_dummy_value()
@@ -91,7 +91,7 @@ def _pack_tile(typing_context, forward, at, backward, back_at, panel_row, weight
             else:
                 for r in range(TILE):
                     places.store(rows[r], 2, back_at, panel_row, r, I32)
-        columns = _turned(b, [b.bitcast(row, ROW) for row in rows])
+        columns = turned(b, [b.bitcast(row, ROW) for row in rows])
         for r in range(TILE):
             places.store(columns[r], 0, at, panel_row, r, I32)
         return context.get_dummy_value()

@@ -29,6 +29,7 @@ from slim.kernels.matmul import (
     matmul_weight_gradient,
     pack,
     packed_size,
+    product_scratch_size,
 )
 from slim.kernels.muon import muon, muon_scratch_size
 from slim.kernels.rmsnorm import partial_rows, rmsnorm_backward, rmsnorm_forward
@@ -142,6 +143,10 @@ RMSNORM = Op(
 # ---- matrix products ------------------------------------------------------------------------------------------
 
 
+def product_scratch(b: Buffers) -> Array:
+    return b.operand_output(b.workers, product_scratch_size(b.dtype))
+
+
 def linear_run(b: Buffers, x: Named, s: Sizes, upstream: Array | None) -> tuple[Named, Named]:
     M, K, N = s["M"], s["K"], s["N"]
     rows, weight = b.operand(x["x"]), b.given(x["weight"])
@@ -149,14 +154,15 @@ def linear_run(b: Buffers, x: Named, s: Sizes, upstream: Array | None) -> tuple[
     backward = b.operand_output(0 if upstream is None else packed_size(K, N, b.dtype))
     pack(forward, backward, weight)
     out = b.output(M, N)
-    matmul(out, rows, forward)
+    products = product_scratch(b)
+    matmul(out, rows, forward, products)
     if upstream is None:
         return {"out": out}, {}
     # As an operand a row is a whole number of units: an odd one is followed by a zero.
     padding = N % 2 if b.dtype is not np.float32 else 0
     dout = b.operand(np.pad(upstream, ((0, 0), (0, padding))))
     dx, dweight = b.output(M, K), b.ones(N, K)
-    matmul(dx, dout, backward)
+    matmul(dx, dout, backward, products)
     scratch = b.operand_output(b.workers, gradient_scratch_size(N, K, b.workers, b.dtype))
     matmul_weight_gradient(dweight, dout, rows, scratch)
     return {"out": out}, {"x": dx, "weight": dweight - 1}
@@ -191,7 +197,7 @@ def linear_to_operand_run(
     forward = b.operand_output(packed_size(s["N"], s["K"], b.dtype))
     pack(forward, b.operand_output(0), b.given(x["weight"]))
     out = b.operand_output(s["M"], s["N"])
-    matmul(out, b.operand(x["x"]), forward)
+    matmul(out, b.operand(x["x"]), forward, product_scratch(b))
     return {"out": out}, {}
 
 
@@ -209,8 +215,9 @@ def linear_add_run(b: Buffers, x: Named, s: Sizes, upstream: Array | None) -> tu
     forward = b.operand_output(packed_size(s["N"], s["K"], b.dtype))
     pack(forward, b.operand_output(0), b.given(x["weight"]))
     rows, out, same = b.operand(x["x"]), b.output(s["M"], s["N"]), b.changed(x["added"])
-    matmul_add(out, b.given(x["added"]), rows, forward)
-    matmul_add(same, same, rows, forward)
+    products = product_scratch(b)
+    matmul_add(out, b.given(x["added"]), rows, forward, products)
+    matmul_add(same, same, rows, forward, products)
     return {"out": out, "in place": same}, {}
 
 

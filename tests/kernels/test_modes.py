@@ -78,11 +78,11 @@ def test_all_ops_in_another_mode(settings: dict[str, str]) -> None:
 READ_TOO_FAR = """
 import numpy as np
 from buffers import Buffers
-from slim.kernels.matmul import matmul, packed_size
+from slim.kernels.matmul import matmul, packed_size, product_scratch_size
 
 b = Buffers()
 panels = b.output(packed_size(5, 3, np.float32) - {missing})
-matmul(b.output(2, 5), b.output(2, 3), panels)
+matmul(b.output(2, 5), b.output(2, 3), panels, b.output(2, product_scratch_size(np.float32)))
 print("survived")
 """
 
