@@ -39,7 +39,8 @@ class Bins:
         if self.relative:
             shares = (1.0, *SHARES_BELOW, 0.0)
             sizes = [above - below for above, below in pairwise(shares)]
-            return ("top", *(f"{size:.0%}" for size in sizes[1:-1]), "last")
+            first, *others, last = (f"{size:.0%}" for size in sizes)
+            return (f"top {first}", *others, f"last {last}")
         first, *others = (f"{edge:.2f}".removeprefix("0") for edge in self.edges)
         return (f"≥{first}", *others, "less")
 

@@ -54,7 +54,12 @@ def _run(arguments: list[str]) -> int:
     from slim.tui import run_dashboard
 
     outcome = run_dashboard(paths)
-    code, _ = after(outcome, outcome.run, quiet_arguments())
+    told = told_arguments()
+    code, finished = after(outcome, outcome.run, told)
+    if outcome.run is not None:
+        from slim.cli.training import say_farewell
+
+        say_farewell(told, finished, outcome.run.out)
     return code
 
 
@@ -76,7 +81,7 @@ def check_terminal() -> None:
         raise UsageError("the dashboard needs a terminal; `slim` does the same by commands")
 
 
-def quiet_arguments() -> argparse.Namespace:
+def told_arguments() -> argparse.Namespace:
     """How a run that outlives the dashboard is told."""
     return argparse.Namespace(json=False, quiet=False, verbose=False, tui=False)
 

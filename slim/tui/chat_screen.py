@@ -17,7 +17,7 @@ from slim.conversation import USER, knows_roles
 from slim.errors import SlimError
 from slim.events import GenerateFinished, Note, TextScored
 from slim.safe_text import safe_line
-from slim.shades import LEGEND
+from slim.shades import LEGEND, STOP_LEGEND
 from slim.tui.confidence_text import ConfidenceText
 from slim.tui.inspector import SHOWN, Inspector, bar
 from slim.tui.prompt_area import PromptArea
@@ -29,11 +29,11 @@ from slim.tui.writing_screen import WritingScreen, measures
 if TYPE_CHECKING:
     from slim.chat import Chat
 
-ANSWERS = f"Write a message below and press Enter.\n\n{LEGEND}"
+ANSWERS = f"Write a message below and press Enter.\n\n{LEGEND}{STOP_LEGEND}"
 CONTINUES = f"""This is a base model: it continues your text rather than answers it. Begin a story below and press Enter, \
 then go on writing it in turns.
 
-{LEGEND}"""
+{LEGEND}{STOP_LEGEND}"""
 BAR_CELLS = 16
 MOST_PIECES = (
     20_000  # of the transcript, tokens for the most part: a third of the oldest goes beyond that
@@ -140,6 +140,10 @@ class ChatScreen(WritingScreen):
     def action_settings(self) -> None:
         """Show or hide the sampler where there is no room for it."""
         self.toggle_class("-settings")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Where there is room the sampler is always shown."""
+        return action != "settings" or not self.has_class("-wide")
 
     def action_clear(self) -> None:
         """An empty conversation."""

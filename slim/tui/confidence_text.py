@@ -181,6 +181,7 @@ class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
         self._ascii = ascii_only
         self._wants_absolute = False
         self._writing = False
+        self._height = 0  # as it was when the text was last laid out
         self._strips: dict[int, Strip] = {}
         self._palette: Palette | None = None
 
@@ -291,7 +292,7 @@ class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
         self.mode = mode
         self._palette = None
         if numbers:
-            self._layout()
+            self._layout(self.is_vertical_scroll_end)
         self._redraw_from(0)
         self.post_message(self.Restyled())
 
@@ -307,19 +308,19 @@ class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
         self.set_bins(Bins() if bins is None or self._wants_absolute else bins)
 
     def legend(self) -> Text:
-        """What the marks mean, in a line."""
+        """What the marks mean, in a line of at most 78 cells."""
         if self.mode == "off":
             return Text("confidence is off: c shows it", no_wrap=True, style="dim")
-        words = "relative to this text: " if self.bins.relative else "model p: "
+        words = "relative to text: " if self.bins.relative else "model p: "
         if self.bins.relative and self.bins == self.usual_bins:
-            words = "relative to its usual: "
+            words = "relative to usual: "
         out = Text(words, no_wrap=True, overflow="ellipsis")
         for name, style in zip(self.bins.names, self._styles().shades, strict=True):
             shown = name.replace("≥", ">=") if self._ascii else name
             out.append(shown, style)
             out.append("  ")
         ends = f"{gauge(0.0, self._ascii)} to {gauge(1.0, self._ascii)}"
-        out.append(f"{ends}: typical p of a line", self._styles().note)
+        out.append(f"{ends}: a line's typical p", self._styles().note)
         return out
 
     def notify_style_update(self) -> None:
@@ -438,14 +439,17 @@ class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
     # ---- size ------------------------------------------------------------------------------------------------------
 
     def on_resize(self) -> None:
-        self._layout()
+        followed = self.scroll_offset.y + self._height >= len(self.flow.lines)
+        self._height = self.size.height
+        self._layout(followed)
+        if self.cursor is not None:
+            self._bring_into_view(self.cursor)
 
-    def _layout(self) -> None:
-        """Break all lines for the present width, and keep what is at the top there."""
+    def _layout(self, followed: bool) -> None:
+        """Break all lines for the present width; the end stays in view where it was, else what is at the top there."""
         width = self.scrollable_content_region.width - GUTTER - 1
         if width < 1:
             return
-        followed = self.is_vertical_scroll_end
         lines, y = self.flow.lines, self.scroll_offset.y
         top = lines[y].piece if y < len(lines) else 0
         numbers = ("ascii" if self._ascii else "small") if self.mode == "numbers" else ""
@@ -454,10 +458,10 @@ class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
             self._resized()
             if self.text_selection is not None:
                 self.screen.clear_selection()
-            if followed:
-                self.scroll_end(animate=False, immediate=True, x_axis=False)
-            else:
+            if not followed:
                 self.scroll_to(y=self.flow.line_of(top), animate=False, immediate=True)
+        if followed:
+            self.scroll_end(animate=False, immediate=True, x_axis=False)
 
     def _resized(self) -> None:
         height = len(self.flow.lines) if self.flow.pieces else 0
@@ -593,10 +597,13 @@ class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
                     self._strips.pop(changed, None)
         self.refresh()
         if number is not None:
-            y, top, height = self.flow.line_of(number), self.scroll_offset.y, self.size.height
-            if not top <= y < top + height:
-                self.scroll_to(y=y - height // 3, animate=False, immediate=True)
+            self._bring_into_view(number)
         self.post_message(self.Selected(self, self.selected))
+
+    def _bring_into_view(self, number: int) -> None:
+        y, top, height = self.flow.line_of(number), self.scroll_offset.y, self.size.height
+        if not top <= y < top + height:
+            self.scroll_to(y=y - height // 3, animate=False, immediate=True)
 
 
 def _place(x: int, y: int) -> Style:

@@ -11,10 +11,10 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import Input, Static, TextArea
 
-GROUPS = ("Here", "On this screen", "Everywhere")
-KEY_WIDTH = 22
+GROUPS = ("Here", "On this screen", "Everywhere", "In every text field")
+KEY_WIDTH = 20
 # What every screen of Textual can do.
 TEXTUAL_ACTIONS = {item.action for item in Screen.BINDINGS if isinstance(item, Binding)}
 
@@ -71,6 +71,8 @@ def described_keys(about: Screen[Any]) -> Iterator[tuple[str, str, str]]:
         elif isinstance(node, Screen):
             own = binding.action not in TEXTUAL_ACTIONS
             group = GROUPS[1] if own else GROUPS[2]
+        elif isinstance(node, Input | TextArea) and binding.action not in _own_actions(node):
+            group = GROUPS[3]
         else:
             group = GROUPS[0] if isinstance(node, Widget) else GROUPS[2]
         keys = found.setdefault((group, binding.action, words), [])
@@ -79,6 +81,12 @@ def described_keys(about: Screen[Any]) -> Iterator[tuple[str, str, str]]:
             keys.append(display)
     for (group, _, words), keys in found.items():
         yield group, ", ".join(keys), words
+
+
+def _own_actions(field: Widget) -> set[str]:
+    """What a text field can do beyond moving and editing, which is much, and known from everywhere."""
+    own = vars(type(field)).get("BINDINGS", ())
+    return {item.action for item in own if isinstance(item, Binding)}
 
 
 def key_name(key: str) -> str:

@@ -27,7 +27,8 @@ class PromptArea(TextArea):
     PromptArea .text-area--placeholder { color: $foreground 65%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+j", "new_line", "new line", show=False),
+        Binding("enter", "submit", "Send", show=False, tooltip="write on from it, or send it"),
+        Binding("ctrl+j,alt+enter", "new_line", "new line", show=False),
     ]
 
     class Submitted(Message):
@@ -62,7 +63,7 @@ class PromptArea(TextArea):
         if event.key == "enter":
             event.stop()
             event.prevent_default()
-            self.post_message(self.Submitted(self, self.text))
+            self.action_submit()
         elif event.key in NEW_LINE_KEYS:
             event.stop()
             event.prevent_default()
@@ -73,6 +74,10 @@ class PromptArea(TextArea):
             self.post_message(self.Recalled())
         else:
             await super()._on_key(event)
+
+    def action_submit(self) -> None:
+        """Tell the screen that the text is whole."""
+        self.post_message(self.Submitted(self, self.text))
 
     def action_new_line(self) -> None:
         """A line break at the cursor."""

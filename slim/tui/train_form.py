@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.message import Message
@@ -70,10 +69,6 @@ class TrainForm(VerticalScroll):
     TrainForm #estimate { margin: 1 0 0 12; height: auto; min-height: 4; }
     TrainForm #start { margin: 1 0 0 12; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+r,f9", "start", "Start", tooltip="start the training"),
-    ]
-
     class Start(Message):
         """The form is whole."""
 
@@ -257,9 +252,9 @@ class TrainForm(VerticalScroll):
 
     def on_button_pressed(self) -> None:
         """The button starts."""
-        self.action_start()
+        self.start()
 
-    def action_start(self) -> None:
+    def start(self) -> None:
         """Begin, if everything is filled in."""
         try:
             request = self.request()

@@ -49,6 +49,7 @@ class TrainScreen(Screen[None]):
 
     VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-usual"), (30, "-tall")]  # noqa: RUF012 (as Textual declares it)
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+r,f9", "start", "Start", tooltip="start the training"),
         Binding("space", "pause", "Pause", tooltip="pause training, or go on"),
         Binding("s", "save", "Save", tooltip="save now, and go on"),
         Binding("x", "stop", "Stop", tooltip="finish the step, save and stop"),
@@ -388,6 +389,8 @@ class TrainScreen(Screen[None]):
         run = self.run_shown
         monitor = run is not None and not self._form_wanted
         own = isinstance(run, LocalRun) and run.training
+        if action == "start":
+            return not monitor
         if action in ("pause", "save", "stop"):
             return monitor and own
         if action == "resume":
@@ -482,6 +485,10 @@ class TrainScreen(Screen[None]):
             self.form.field("data").focus()
         else:
             self.show_form(Path())
+
+    def action_start(self) -> None:
+        """Begin the run of the form, wherever the focus is."""
+        self.form.start()
 
     def on_train_form_start(self, event: TrainForm.Start) -> None:
         """Begin the run that was asked for."""

@@ -286,6 +286,7 @@ async def test_the_form_starts_what_it_says(home: SlimApp, monkeypatch: pytest.M
         form.query_one("#preset", Select).value = "tiny"
         form.query_one("#minutes", Input).value = "2,5"
         form.query_one("#epochs", Input).value = "3"
+        await pilot.press("escape")  # the focus is nowhere, the key is the screen's
         await pilot.press("ctrl+r")
         await wait_for(pilot, lambda: "step 1/40" in shown(home))
     (request,) = asked
@@ -639,6 +640,20 @@ async def test_help_lists_every_binding(tmp_path: Path, compute: Engine) -> None
         assert "crosshair to the left" in shown(app)
         await pilot.press("escape")
         assert isinstance(app.screen, TrainScreen)
+
+
+async def test_help_in_a_field_names_its_own_keys_first(home: SlimApp) -> None:
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await pilot.press("4")
+        await wait_for(pilot, lambda: "Enter sends" in shown(home))
+        keys = list(described_keys(home.screen))
+        here = [(names, words) for group, names, words in keys if group == "Here"]
+        assert here == [("Enter", "write on from it, or send it"), ("^j, alt+Enter", "new line")]
+        assert ("In every text field", "shift+Home", "Cursor line start select") in keys
+        await pilot.press("f1")
+        await wait_for(pilot, lambda: isinstance(home.screen, HelpScreen))
+        text = shown(home)
+        assert text.index("Here") < text.index("On this screen") < text.index("Everywhere")
 
 
 async def test_the_palette_offers_the_keys(tmp_path: Path, compute: Engine) -> None:

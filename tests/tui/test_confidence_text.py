@@ -139,14 +139,15 @@ def test_c_cycles_and_the_legend_says_which_bins() -> None:
         assert modes == ["shade", "numbers", "off", "underline"]
         assert "model p: ≥.80" in app.text.legend().plain
         await pilot.press("b")
-        assert app.text.bins.relative and "relative to this text" in app.text.legend().plain
+        assert app.text.bins.relative and "relative to text: top 40%" in app.text.legend().plain
         await pilot.press("b")
         assert app.text.bins == Bins()
         usual = Bins((0.9, 0.6, 0.3, 0.1), relative=True)
         app.text.know_usual_bins(usual)
         assert app.text.bins == Bins(), "absolute bins were asked for"
         await pilot.press("b")
-        assert app.text.bins == usual and "relative to its usual" in app.text.legend().plain
+        assert app.text.bins == usual and "relative to usual: top 40%" in app.text.legend().plain
+        assert app.text.legend().cell_len <= 78, "the room at 80x24"
         await pilot.press("c", "c")
         assert app.text.mode == "off" and "c shows it" in app.text.legend().plain
 
@@ -297,6 +298,16 @@ def test_resizing_keeps_the_place() -> None:
         await pilot.resize_terminal(60, 12)
         await pilot.pause()
         assert "word299" in lines_of(app.text)[-1]
+        await pilot.resize_terminal(60, 8)  # as wide as before: no line is broken anew
+        await pilot.pause()
+        assert "word299" in lines_of(app.text)[-1]
+        await pilot.press("up", "left")
+        assert app.text.selected is not None
+        chosen = app.text.selected.text.strip()
+        await pilot.resize_terminal(60, 4)
+        await pilot.pause()
+        assert any(chosen in line for line in lines_of(app.text))
+        await pilot.press("escape")
         app.text.scroll_to(y=20, animate=False)
         await pilot.pause()
         first = lines_of(app.text)[0].split()[1]
@@ -384,7 +395,7 @@ def test_bins_and_bars() -> None:
     shares = [sum(bins.of(p) == which for p in values) / 1000 for which in range(5)]
     assert shares == pytest.approx([0.40, 0.25, 0.15, 0.12, 0.08], abs=0.01)
     assert relative_bins(values[:10]) == Bins()
-    assert bins.names == ("top", "25%", "15%", "12%", "last")
+    assert bins.names == ("top 40%", "25%", "15%", "12%", "last 8%")
     assert gauge(0.0) + gauge(0.5) + gauge(1.0) == "▁▅█"
     assert gauge(0.0, True) + gauge(0.5, True) + gauge(1.0, True) == "059"
     assert [percent(p) for p in (0.0, 0.005, 0.5, 1.0)] == ["00", "00", "50", "99"]
