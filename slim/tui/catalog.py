@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,8 @@ class Entry:
     changed: float = 0.0  # seconds since the epoch
     has_model: bool = False
     has_run: bool = False
-    speed: float = 0.0  # tokens per second of its last step
+    speed: float = 0.0  # tokens per second, the median of its last steps
+    precision: str = ""  # of its run
 
 
 def catalog(folder: Path, recent: Iterable[Path]) -> Iterator[list[Entry]]:
@@ -120,10 +122,12 @@ def _with_run(entry: Entry) -> Entry:
         if not (folder / SETTINGS).exists():
             return entry
         return replace(entry, state="unreadable", detail=str(problem), has_run=True)
-    step, bits, speed = 0, entry.bits_per_byte, 0.0
+    step, bits = 0, entry.bits_per_byte
+    speeds: list[float] = []
     for event in last_events(metrics):
         if isinstance(event, StepFinished):
-            step, speed = event.step, event.tokens_per_second
+            step = event.step
+            speeds.append(event.tokens_per_second)
         elif isinstance(event, EvalFinished) and event.best:
             bits = event.bits_per_byte
     total = settings.get("total_steps")
@@ -135,7 +139,11 @@ def _with_run(entry: Entry) -> Entry:
         state, where = "finished", f"{step:,} steps"
     else:
         state = "stopped"
-    return replace(entry, state=state, detail=where, has_run=True, bits_per_byte=bits, speed=speed)
+    return replace(
+        entry, state=state, detail=where, has_run=True, bits_per_byte=bits,
+        speed=statistics.median(speeds) if speeds else 0.0,
+        precision=str(settings.get("precision", "")),
+    )  # fmt: skip
 
 
 def last_events(metrics: Path) -> list[object]:

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import math
 import os
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from slim import recipe
 from slim.errors import DataError
 from slim.input_file import reason
 from slim.request import Request
-from slim.tui.catalog import describe, read_recent
+from slim.tui.catalog import Entry, describe, read_recent
 
 BYTES_PER_TOKEN = 3.8  # of English text in vocabularies of our sizes
-# A run reaches about this many times the speed of NumPy's float32 product, where nothing better is known.
-SHARE_OF_PRODUCT = {"fp32": 0.7, "bf16": 2.0}
+# A run reaches about this many times the speed of NumPy's float32 product on as many cores, where nothing better is
+# known. On an Intel Xeon with AMX `tiny` to `large` reach 0.7 to 0.9 and 1.7 to 3.3.
+SHARE_OF_PRODUCT = {"fp32": 0.8, "bf16": 2.2}
+# How far from the truth a speed may be, by an earlier run and without one: other programs, other sizes, other texts.
+DOUBT_OF_RUN, DOUBT_OF_PRODUCT = 1.3, 1.6
 RECENT_RUNS = 8  # whose speed is looked at
-PRODUCT_SIZE = 512
+PRODUCT_SIZE = 64  # so small that NumPy computes it in one thread
+PRODUCTS, ROUNDS = 100, 9
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run takes at a certain speed."""
+
+    seconds: float
+    steps: int
+    epochs: float
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Of a run; `seconds` and `steps` are rough, and `measured` says whether an earlier run stands behind them."""
+    """Of a run, as it goes if the machine is `fast` or `slow`; `measured`: by the speed of an earlier run."""
 
     n_parameters: int
     memory_bytes: int
     available_bytes: int | None
     vocab_size: int
-    epochs: float
-    steps: int
-    seconds: float
+    fast: Budget
+    slow: Budget
     measured: bool
 
 
@@ -59,40 +73,61 @@ def estimating(request: Request) -> Iterator[Estimate]:
     precision = choose_precision(config.precision, sizes)
     n_tokens = n_bytes / BYTES_PER_TOKEN * (1.0 - config.validation_share)
     memory = memory_bytes(sizes, B, T, precision, config.optimizer)
-    work = _known_work()
-    measured = work > 0
-    speed = (work or _product_work(precision)) / sizes.n_parameters
-    seconds = n_tokens * request.epochs / speed
-    if config.minutes is not None:
-        seconds = min(seconds, 60.0 * config.minutes)
-    steps = max(1, round(seconds * speed / (B * T * config.accumulate)))
+    work = known_work(_recent_entries(), sizes.n_parameters, precision)
+    doubt = DOUBT_OF_RUN if work else DOUBT_OF_PRODUCT
+    usual = (work or _product_work(precision)) / sizes.n_parameters
+
+    def at(speed: float) -> Budget:
+        seconds = n_tokens * request.epochs / speed
+        if config.minutes is not None:
+            seconds = min(seconds, 60.0 * config.minutes)
+        steps = max(1, round(seconds * speed / (B * T * config.accumulate)))
+        return Budget(seconds, steps, seconds * speed / max(n_tokens, 1.0))
+
     yield Estimate(
         n_parameters=sizes.n_parameters,
         memory_bytes=memory,
         available_bytes=available_bytes(),
         vocab_size=sizes.vocab_size,
-        epochs=seconds * speed / max(n_tokens, 1.0),
-        steps=steps,
-        seconds=seconds,
-        measured=measured,
+        fast=at(usual * doubt),
+        slow=at(usual / doubt),
+        measured=work > 0,
     )
 
 
-def _known_work() -> float:
-    """The most parameters times tokens per second that a run which was opened lately reached; 0 without one."""
-    found = [entry for out in read_recent()[:RECENT_RUNS] if (entry := describe(out)) is not None]
-    return max((entry.speed * entry.n_parameters for entry in found), default=0.0)
+def _recent_entries() -> Iterator[Entry]:
+    found = (describe(out) for out in read_recent()[:RECENT_RUNS])
+    return (entry for entry in found if entry is not None)
+
+
+def known_work(entries: Iterable[Entry], n_parameters: int, precision: str) -> float:
+    """Parameters times tokens per second of the run that is most like one of this size; 0 without one."""
+    runs = [
+        entry for entry in entries
+        if entry.speed > 0 and entry.n_parameters and entry.precision == precision
+    ]  # fmt: skip
+    if not runs:
+        return 0.0
+    likest = min(runs, key=lambda entry: abs(math.log(entry.n_parameters / n_parameters)))
+    return likest.speed * likest.n_parameters
 
 
 def _product_work(precision: str) -> float:
-    """Parameters times tokens per second that this machine may reach: six operations each, by one product's speed."""
+    """Parameters times tokens per second that this machine may reach: six operations each, by one product's speed.
+
+    In processor time, which other programs hardly change.
+    """
     import numpy as np
 
+    from slim.compute import usable_cores
+
     a = np.ones((PRODUCT_SIZE, PRODUCT_SIZE), np.float32)
-    a @ a
+    out = a @ a
     times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - began)
-    return SHARE_OF_PRODUCT[precision] * 2 * PRODUCT_SIZE**3 / max(min(times), 1e-6) / 6
+    for _ in range(ROUNDS):
+        began = time.thread_time()
+        for _ in range(PRODUCTS):
+            np.matmul(a, a, out=out)
+        times.append(time.thread_time() - began)
+    operations = 2 * PRODUCT_SIZE**3 * PRODUCTS * usable_cores()
+    return SHARE_OF_PRODUCT[precision] * operations / max(statistics.median(times), 1e-6) / 6

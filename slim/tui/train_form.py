@@ -225,7 +225,11 @@ class TrainForm(VerticalScroll):
         self.query_one("#estimate", Static).update(Content.styled(safe_line(words), style))
 
     def _show_estimate(self, found: Estimate) -> None:
-        about = "" if found.measured else ", a guess: no run on this machine is known yet"
+        about = "" if found.measured else "; a guess: no run on this machine is known yet"
+        fast, slow = found.fast, found.slow
+        seconds = between(duration(fast.seconds), duration(slow.seconds))
+        steps = between(about_count(slow.steps), about_count(fast.steps))
+        epochs = between(times(slow.epochs), times(fast.epochs))
         room = (
             ""
             if found.available_bytes is None
@@ -235,8 +239,7 @@ class TrainForm(VerticalScroll):
             Content.assemble(
                 (f"{found.n_parameters / 1e6:.1f} M", "bold"), f" parameters, a vocabulary of {found.vocab_size:,}\n",
                 ("about " + mega(found.memory_bytes), "bold"), f" of memory{room}\n",
-                ("about " + duration(found.seconds), "bold"),
-                f" of training: {found.steps:,} steps, {times(found.epochs)} times through the text{about}",
+                (seconds, "bold"), f" of training: {steps} steps, {epochs} times through the text{about}",
             )
         )  # fmt: skip
 
@@ -274,6 +277,16 @@ def _free_name(folder: Path, stem: str) -> Path:
         if not (folder / path).exists() and not directory_of(folder / path).exists():
             return path
     return Path(f"{stem}-new.bin")
+
+
+def between(least: str, most: str) -> str:
+    """Two values as one range, where they differ."""
+    return least if least == most else f"{least} to {most}"
+
+
+def about_count(number: int) -> str:
+    """A number of which only two digits are known."""
+    return f"{round(number, min(2 - len(str(number)), 0)):,}"
 
 
 def times(epochs: float) -> str:

@@ -21,7 +21,7 @@ from slim.errors import DivergedError
 from slim.events import Event, Progress, TrainFinished
 from slim.request import RunControl
 from slim.tui.app import SlimApp
-from slim.tui.estimate import Estimate
+from slim.tui.estimate import Budget, Estimate
 from slim.tui.session import LocalRun
 from slim.tui.writing_screen import measures
 
@@ -125,7 +125,8 @@ def open_dialog(stage: Stage) -> tuple[SlimApp, Act]:
 @scene
 def form(stage: Stage) -> tuple[SlimApp, Act]:
     Path("notes.txt").write_text("some text " * 5000)
-    found = Estimate(6_400_000, 310_000_000, 2_000_000_000, 448, 6.5, 396, 600.0, False)
+    fast, slow = Budget(600.0, 4_812, 27.3), Budget(600.0, 1_880, 9.7)
+    found = Estimate(6_400_000, 310_000_000, 2_000_000_000, 448, fast, slow, False)
     stage.patch.setattr("slim.tui.train_form.estimating", lambda request: iter([found]))
     return stage.app("notes.txt"), shows("notes.bin", "parameters, a vocabulary of")
 
