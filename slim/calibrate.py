@@ -25,6 +25,7 @@ from slim.confidence import (
     expected_logprob,
 )
 from slim.config import GenerateConfig
+from slim.conversation import ASSISTANT, END_TOKEN, ROLE_TOKENS
 from slim.decoding import draw_together
 from slim.events import Progress
 from slim.reliability import (
@@ -43,6 +44,7 @@ SAMPLES = 512
 FIRST_BATCH, BATCH = 8, 32  # texts written together; the first few tell how long it takes
 BATCH_BYTES = 256 * 2**20  # of keys and values of a batch, at most
 PROMPT_TOKENS = 8  # of a held-out document that a text continues
+ANSWERS = ROLE_TOKENS[ASSISTANT]  # begins what a model of conversations has learnt to write
 TEXT_SHARE = 0.4  # of the time, for reading held-out text
 HELD_OUT_TOKENS = 65_536  # read at most
 FITTED_TOKENS = 16_384  # that the temperature is fitted on, at most
@@ -69,14 +71,15 @@ def calibrate(
     sampler = GenerateConfig() if sampler is None else sampler
     began = time.monotonic()
     evenly = _evenly([ids for ids in documents if ids.size])
-    prompts = [ids[:PROMPT_TOKENS] for ids in evenly if ids.size > PROMPT_TOKENS]
+    prompts = _prompts(evenly, tokenizer.special_tokens.get(ANSWERS))
+    end_ids = tokenizer.end_ids | {tokenizer.special_tokens.get(END_TOKEN, -1)}  # of a text, of an answer
     writing = seconds * (1.0 - TEXT_SHARE) if evenly else seconds
     dips: list[float] = []
     tokens = 0
     for event in _own_texts(
         model,
         tokenizer.start_id,
-        tokenizer.end_ids,
+        end_ids,
         prompts,
         sampler,
         samples,
@@ -140,6 +143,21 @@ def _evenly(documents: list[np.ndarray]) -> list[np.ndarray]:
     """The documents in an order of which every beginning is spread over all of them."""
     order = np.random.default_rng(0).permutation(len(documents)).tolist()
     return [documents[i] for i in order]
+
+
+def _prompts(documents: Sequence[np.ndarray], answers: int | None) -> list[np.ndarray]:
+    """What texts begin with: documents' beginnings; of conversations the end of the first question, for only answers were learnt."""
+    ends = [PROMPT_TOKENS] * len(documents)
+    if answers is not None:
+        asked = [np.flatnonzero(ids == answers) for ids in documents]
+        questions = [int(at[0]) + 1 if at.size else 0 for at in asked]
+        if any(end >= PROMPT_TOKENS for end in questions):
+            ends = questions
+    return [
+        ids[end - PROMPT_TOKENS : end]
+        for ids, end in zip(documents, ends, strict=True)
+        if PROMPT_TOKENS <= end < ids.size
+    ]
 
 
 def _own_texts(

@@ -149,7 +149,7 @@ def _calibration(record: object) -> Calibration:
         threshold=threshold,
         thresholds=thresholds,
         samples=_whole(fields["samples"], 1, 2**40),
-        tokens=_whole(fields["tokens"], 1, 2**40),
+        tokens=_whole(fields["tokens"], 0, 2**40),  # each may end at once
         prompted=fields["prompted"],
         sampler={name: _number(sampler[name], 0.0, 1e9) for name in _SAMPLER},
         precision=_name(fields, "precision"),

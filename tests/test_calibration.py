@@ -14,8 +14,9 @@ import pytest
 from slim.calibrate import FIRST_BATCH, calibrate
 from slim.calibration import NEVER, Calibration, HeldOut, ReliabilityBin
 from slim.cli.info import calibration_rows
-from slim.confidence import sustained
+from slim.confidence import TokenConfidence, sustained
 from slim.config import GenerateConfig, ModelConfig
+from slim.decoding import DrawnToken
 from slim.evaluate import evaluate
 from slim.events import Progress, TextScored, TokenGenerated
 from slim.model import Model
@@ -23,7 +24,7 @@ from slim.parameters import Parameters
 from slim.reliability import FullCalibration, TemperatureFit, expected_error, reliability_bins
 from slim.score import score
 from slim.scoring import logits_of, score_documents
-from slim.tokenizer import Tokenizer
+from slim.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 TOKENIZER = Tokenizer([])
 SIZES = ModelConfig(
@@ -199,6 +200,23 @@ def test_calibration_with_held_out_text(model: Model) -> None:
     # The text is noise, and the weights have opinions on it: a higher temperature helps.
     assert held_out.temperature > 1.2 and held_out.calibrated_nats < held_out.nats
     assert held_out.calibrated_ece < held_out.ece
+
+
+def test_a_model_of_conversations_is_calibrated_on_its_answers(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, assistant, end = (TOKENIZER.special_tokens[name] for name in SPECIAL_TOKENS[1:])
+    talks = [np.array([user, *said, assistant, *said[:2], end], np.int32) for said in documents(12, 20, 3, 15)]
+    asked: list[np.ndarray] = []
+
+    def ended_at_once(model: Model, capacity: int, starts: np.ndarray, *rest: object) -> Iterator[list[DrawnToken]]:
+        asked.extend(starts)
+        certain = TokenConfidence(p=0.9, logprob=-0.1, entropy=0.1, rank=0, margin=0.8)
+        yield [DrawnToken(end, 0.9, certain) for _ in starts]
+
+    monkeypatch.setattr("slim.calibrate.draw_together", ended_at_once)
+    *_, record = calibrate(model, TOKENIZER, talks, samples=4)
+    assert all(row[-1] == assistant and row.size == 9 for row in asked), "a question of 3 tokens is too short"
+    assert isinstance(record, Calibration) and record.tokens == 0
+    assert Calibration.from_record(record.as_dict()) == record, "answers may be empty"
 
 
 def test_a_calibration_cut_short_still_reads_a_little_of_both_halves(model: Model) -> None:
