@@ -146,7 +146,10 @@ def _evenly(documents: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _prompts(documents: Sequence[np.ndarray], answers: int | None) -> list[np.ndarray]:
-    """What texts begin with: documents' beginnings; of conversations the end of the first question, for only answers were learnt."""
+    """What texts begin with: documents' beginnings; of conversations the end of the first question.
+
+    Only answers were learnt: in the middle of a question such a model does not know what comes next.
+    """
     ends = [PROMPT_TOKENS] * len(documents)
     if answers is not None:
         asked = [np.flatnonzero(ids == answers) for ids in documents]

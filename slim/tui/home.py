@@ -35,7 +35,9 @@ LOGO = """\
 ASCII_LOGO = LOGO.replace("█", "#")
 MOTTO = "Train and run small language models on this computer, offline."
 COLUMNS = (("state", 20), ("bits/byte", 9), ("weights", 7), ("size", 6), ("age", 6))
-LEAST_NAME = 16
+LEAST_NAME = 13
+LEAST_FOR_ALL = 78  # cells from which all columns have room
+LEFT_OUT = ("weights", "size")  # below that
 MARGINS = 4  # the greatest on either side, left for all by Textual
 STATE_WORDS = {"model": "model", "finished": "trained"}
 MARKS = {
@@ -66,6 +68,7 @@ class EntryTable(DataTable[Content], inherit_bindings=False):
 class HomeScreen(Screen[None]):
     """Models and runs in this folder and those that were opened lately."""
 
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-usual")]  # noqa: RUF012 (as Textual declares it)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "first_model", "Train the stories", show=False),
         Binding("n", "new_run", "New", tooltip="the form for a new model"),
@@ -84,6 +87,9 @@ class HomeScreen(Screen[None]):
     HomeScreen #detail { margin: 0 1 0 3; height: auto; max-height: 2; color: $foreground 70%; }
     HomeScreen.-empty EntryTable { display: none; }
     HomeScreen.-empty #next { margin: 2 1 2 3; }
+    HomeScreen.-low #logo { display: none; }
+    HomeScreen.-low #motto { height: auto; margin: 1 0 0 3; }
+    HomeScreen.-low #detail { max-height: 1; }
     """
 
     def __init__(self) -> None:
@@ -93,6 +99,7 @@ class HomeScreen(Screen[None]):
         self._entries: list[Entry] | None = None
         self._ages_shown: list[str] = []
         self._name_width = LEAST_NAME
+        self._columns = list(COLUMNS)
 
     @property
     def slim_app(self) -> SlimApp:
@@ -131,10 +138,12 @@ class HomeScreen(Screen[None]):
             self._show(self._entries)
 
     def _make_columns(self) -> None:
-        taken = sum(width + 2 for _, width in COLUMNS) + 2
+        few = self.size.width < LEAST_FOR_ALL
+        self._columns = [one for one in COLUMNS if not few or one[0] not in LEFT_OUT]
+        taken = sum(width + 2 for _, width in self._columns) + 2
         self._name_width = max(self.size.width - taken - MARGINS, LEAST_NAME)
         self.table.clear(columns=True)
-        for name, width in (("name", self._name_width), *COLUMNS):
+        for name, width in (("name", self._name_width), *self._columns):
             self.table.add_column(name, width=width, key=name)
 
     # ---- the list --------------------------------------------------------------------------------------------------
@@ -182,14 +191,15 @@ class HomeScreen(Screen[None]):
         if entry.state in ("training", "stopped"):
             words = entry.detail.replace(" of ", "/") or words
         bits = f"{entry.bits_per_byte:9.3f}" if entry.bits_per_byte is not None else ""
-        return [
-            Content(shortened(safe_line(entry.out.name), self._name_width)),
-            Content.assemble((f"{mark} ", color), safe_line(words)),
-            Content(bits),
-            Content(f"{millions(entry.n_parameters):>7}" if entry.n_parameters else ""),
-            Content(mega(entry.size_bytes) if entry.size_bytes else ""),
-            Content(age(time.time() - entry.changed)),
-        ]
+        cells = {
+            "state": Content.assemble((f"{mark} ", color), safe_line(words)),
+            "bits/byte": Content(bits),
+            "weights": Content(f"{millions(entry.n_parameters):>7}" if entry.n_parameters else ""),
+            "size": Content(mega(entry.size_bytes) if entry.size_bytes else ""),
+            "age": Content(age(time.time() - entry.changed)),
+        }
+        name = Content(shortened(safe_line(entry.out.name), self._name_width))
+        return [name, *(cells[column] for column, _ in self._columns)]
 
     @property
     def selected(self) -> Entry | None:
@@ -224,7 +234,7 @@ class HomeScreen(Screen[None]):
             if entry.has_model and entry.state != "training":
                 words = Content.assemble(words, ("f", key), " finetunes it  ")
             words = Content.assemble(words, ("n", key), " trains a new one")
-            where = safe_line(str(entry.out.parent))
+            where = shortened(safe_line(str(entry.out.parent)), max(self.size.width - 10, 20))
             detail = safe_line(entry.detail) if entry.state == "unreadable" else f"in {where}"
         self.query_one("#next", Static).update(words)
         self.refresh_bindings()

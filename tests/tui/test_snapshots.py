@@ -17,7 +17,7 @@ from scripted import screen_text
 from slim.compute import Engine
 
 FOLDER = Path(__file__).parent / "snapshots"
-SIZES = ((80, 24), (120, 40), (160, 50))
+SIZES = ((60, 16), (80, 24), (120, 40), (160, 50))
 
 
 @pytest.mark.soak  # on a machine where much else runs, a screen may still be laid out anew when it is looked at
