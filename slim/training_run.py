@@ -437,6 +437,9 @@ class TrainingRun:
 
     def _advice(self) -> str:
         if not self.directory.last.exists():
+            best = self.directory.best
+            if best.exists():
+                return f"there is nothing to go on with, but {best} holds the best model so far"
             return "nothing was saved before"
         out = self.plan.request.out
         return f"once it can be, `slim resume {out}` goes on from the last save"

@@ -614,6 +614,15 @@ def test_three_failing_saves_in_a_row_end_a_run(
     assert of_kind(events, StepFinished)[-1].step < 100
 
 
+def test_where_only_the_best_model_could_be_saved_it_is_named(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    disk.failing = {"last"}
+    with pytest.raises(SaveError, match=r"nothing to go on with, but .*model.bin.run/best holds the best model so far"):
+        list(run.start(request(corpus)))
+
+
 @pytest.mark.parametrize(
     ("name", "stopped"), [("best", False), ("model.bin", False), ("last", False), ("last", True)]
 )

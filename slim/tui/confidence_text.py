@@ -107,7 +107,7 @@ def palette(background: Color, foreground: Color, shaded: bool, coloured: bool) 
 
 
 READING_KEYS = (
-    Binding("c", "confidence", "shade", tooltip="show confidence: off, underline, shade, numbers"),
+    Binding("c", "confidence", "shade", tooltip="confidence: off, underline, shade, numbers"),
     Binding("n", "uncertain(1)", "unsure", tooltip="next uncertain token"),
     Binding("N", "uncertain(-1)", "unsure before", show=False, tooltip="uncertain token before"),
     Binding("b", "bins", "bins", show=False, tooltip="bins: absolute, relative"),

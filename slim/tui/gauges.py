@@ -15,6 +15,8 @@ from slim.tui.run_view import RunView
 from slim.wording import mega
 
 NAMES = ("lr", "gradient", "tokens/s", "memory")
+SHORT_NAMES = ("lr", "grad", "tok/s", "memory")
+LEAST_FOR_NAMES = 16  # cells of a gauge, below which a value would lose digits beside its whole name
 GAP = 2  # cells between two of them
 
 
@@ -48,7 +50,8 @@ class Gauges(Widget):
         room = max(width - GAP, 1)
         now: list[str | tuple[str, str]] = []
         past: list[str | tuple[str, str]] = []
-        for name, value, curve in self._gauges:
+        names = NAMES if room >= LEAST_FOR_NAMES else SHORT_NAMES
+        for name, (_, value, curve) in zip(names, self._gauges, strict=True):
             shown = value[: max(room - len(name) - 1, 0)]
             blank = " " * (width - len(name) - 1 - len(shown) - 1)
             now += [(f" {name} ", "$secondary"), (shown, "bold"), blank]

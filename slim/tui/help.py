@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Input, Static, TextArea
 
 GROUPS = ("Here", "On this screen", "Everywhere", "In every text field")
-KEY_WIDTH = 20
+KEY_WIDTH = 23
 # What every screen of Textual can do.
 TEXTUAL_ACTIONS = {item.action for item in Screen.BINDINGS if isinstance(item, Binding)}
 

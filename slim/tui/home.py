@@ -234,7 +234,10 @@ class HomeScreen(Screen[None]):
             if entry.has_model and entry.state != "training":
                 words = Content.assemble(words, ("f", key), " finetunes it  ")
             words = Content.assemble(words, ("n", key), " trains a new one")
-            where = shortened(safe_line(str(entry.out.parent)), max(self.size.width - 10, 20))
+            folder = entry.out.parent
+            where = shortened(safe_line(str(folder)), max(self.size.width - 10, 20))
+            if folder == self.slim_app.folder.absolute():
+                where = "this folder"
             detail = safe_line(entry.detail) if entry.state == "unreadable" else f"in {where}"
         self.query_one("#next", Static).update(words)
         self.refresh_bindings()

@@ -63,7 +63,7 @@ class TrainScreen(Screen[None]):
         Binding("minus", "zoom(2.0)", "Zoom", show=False, tooltip="zoom out"),
         Binding("0", "reset", "Reset", show=False, tooltip="the whole run, no crosshair"),
         Binding("g", "glyphs", "Glyphs", show=False, tooltip="braille, blocks or ASCII"),
-        Binding("c", "confidence", "Confidence", show=False, tooltip="shade by confidence: off, underline, shade, numbers"),
+        Binding("c", "confidence", "Confidence", show=False, tooltip="confidence: off, underline, shade, numbers"),
         Binding("escape", "leave", "Back", show=False),
         Binding("left_square_bracket", "sample(-1)", "Samples", show=False, tooltip="an earlier sample to compare"),
         Binding("right_square_bracket", "sample(1)", "Samples", show=False, tooltip="a later sample to compare"),

@@ -71,6 +71,7 @@ class WritingScreen(Screen[None]):
     WritingScreen #side { height: auto; }
     WritingScreen SamplerSettings { padding: 0 1; border-title-color: $foreground; }
     WritingScreen.-inspecting Inspector { display: block; }
+    WritingScreen.-low.-inspecting SamplerSettings, WritingScreen.-low.-inspecting PromptArea { display: none; }
     WritingScreen.-wide #body { layout: horizontal; }
     WritingScreen.-wide #main { width: 1fr; height: 1fr; }
     WritingScreen.-wide #side { width: 44; height: 1fr; }
@@ -84,6 +85,7 @@ class WritingScreen(Screen[None]):
         (0, "-narrow"),
         (100, "-wide"),
     ]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-usual")]  # noqa: RUF012 (as Textual declares it)
     AUTO_FOCUS = "PromptArea"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "stop, else leave the field, else back", show=False),

@@ -341,6 +341,15 @@ async def test_the_monitor_has_the_layout_of_80_by_24(tmp_path: Path, compute: E
         assert "zzz qqq" in text and "after step 20" in text and "before the first step" in text
 
 
+async def test_no_digit_is_lost_where_it_is_narrow(tmp_path: Path, compute: Engine) -> None:
+    app = training(compute, tmp_path, Script(run_events(25, finished=False)))
+    async with app.run_test(notifications=True, size=(60, 16)) as pilot:
+        await wait_for(pilot, lambda: "step 25/40" in shown(app))
+        await wait_for(pilot, lambda: "tok/s 1,000" in shown(app))
+        await pilot.resize_terminal(80, 24)
+        await wait_for(pilot, lambda: "tokens/s 1,000" in shown(app))
+
+
 async def test_every_key_of_the_monitor(tmp_path: Path, compute: Engine) -> None:
     script = Script(run_events(25, finished=False))
     app = training(compute, tmp_path, script)

@@ -176,6 +176,21 @@ def test_inspector_and_branch(monkeypatch: pytest.MonkeyPatch, size: tuple[int, 
     with_dashboard(body, "generate", scripted_model(), size)
 
 
+def test_the_text_is_seen_beside_its_alternatives_in_a_low_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(app: SlimApp, pilot: Pilot[Any]) -> None:
+        screen = await write(app, pilot)
+        await pilot.press("escape", "n")
+        await pilot.pause()
+        shown = screen_text(app)
+        assert '"␣ran"' in shown and "The fox ran" in shown and not screen.prompt.display
+        await pilot.press("escape")
+        await pilot.pause()
+        assert screen.prompt.display and "The fox ran" in screen_text(app)
+
+    play(monkeypatch, *FOX, finish())
+    with_dashboard(body, "generate", scripted_model(), (60, 16))
+
+
 def test_a_branch_to_the_end_of_the_text_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(app: SlimApp, pilot: Pilot[Any]) -> None:
         screen = await write(app, pilot)
