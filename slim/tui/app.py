@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.color import Color
+from textual.filter import Monochrome
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
@@ -31,6 +33,7 @@ from slim.tui.generate_screen import GenerateScreen
 from slim.tui.glyphs import ascii_only
 from slim.tui.help import HelpScreen, key_name
 from slim.tui.home import HomeScreen
+from slim.tui.no_color import Colourless
 from slim.tui.plain_scroll_bar import use_plain_scroll_bars
 from slim.tui.quick_escape import use_quick_escape
 from slim.tui.run_follower import FollowedRun
@@ -99,6 +102,9 @@ class SlimApp(App[Outcome]):
         """paths: a model, a text, or runs to watch   run: one that this process trains already"""
         super().__init__()
         use_quick_escape()  # before the driver is started
+        if self.no_color:
+            own = Colourless(lambda: Color.parse(self.current_theme.background or "black"))
+            self._filters = [own if isinstance(one, Monochrome) else one for one in self._filters]
         self.session = AppSession(compute)
         self.folder = Path.cwd() if folder is None else folder
         self.ascii_only = ascii_only()
