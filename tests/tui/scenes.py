@@ -133,7 +133,7 @@ def form(stage: Stage) -> tuple[SlimApp, Act]:
 
 @scene
 def monitor_before_the_first_step(stage: Stage) -> tuple[SlimApp, Act]:
-    return stage.app(run=stage.training(0)), shows("tokens/s")
+    return stage.app(run=stage.training(0)), shows("The loss appears here", "zzz qqq")
 
 
 @scene
