@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
@@ -37,6 +38,7 @@ HUE = Color.parse("#5b9bd5")
 # Contrast of the three fainter bins with the background; 3 is the least that is read without effort.
 CONTRASTS = (6.8, 4.6, 3.1)
 COLOUR_SYSTEMS = ("256", "truecolor")  # of Rich's; with 16 colours no scale can be shown
+LEGEND_CELLS = 78
 _STEPS = 48  # between the background and the foreground, among which a colour of a given contrast is looked for
 _CACHED_LINES = 2048
 ATTRIBUTES = (
@@ -308,7 +310,7 @@ class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
         self.set_bins(Bins() if bins is None or self._wants_absolute else bins)
 
     def legend(self) -> Text:
-        """What the marks mean, in a line of at most 78 cells."""
+        """What the marks mean, in a line of at most LEGEND_CELLS, fewer where there is less room."""
         if self.mode == "off":
             return Text("confidence is off: c shows it", no_wrap=True, style="dim")
         words = "relative to text: " if self.bins.relative else "model p: "
@@ -320,7 +322,10 @@ class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
             out.append(shown, style)
             out.append("  ")
         ends = f"{gauge(0.0, self._ascii)} to {gauge(1.0, self._ascii)}"
-        out.append(f"{ends}: a line's typical p", self._styles().note)
+        room = (self.outer_size.width or LEGEND_CELLS + 2) - 2 - out.cell_len
+        wordings = (f"{ends}: a line's typical p", f"{ends}: a line's p", f"{ends}: a line", ends)
+        shown = next((one for one in wordings if cell_len(one) <= room), "")
+        out.append(shown, self._styles().note)
         return out
 
     def notify_style_update(self) -> None:
@@ -444,6 +449,7 @@ class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
         self._layout(followed)
         if self.cursor is not None:
             self._bring_into_view(self.cursor)
+        self.post_message(self.Restyled())  # the legend has another width, too
 
     def _layout(self, followed: bool) -> None:
         """Break all lines for the present width; the end stays in view where it was, else what is at the top there."""

@@ -147,7 +147,13 @@ def test_c_cycles_and_the_legend_says_which_bins() -> None:
         assert app.text.bins == Bins(), "absolute bins were asked for"
         await pilot.press("b")
         assert app.text.bins == usual and "relative to usual: top 40%" in app.text.legend().plain
+        await pilot.resize_terminal(80, 12)
+        await pilot.pause()
+        assert app.text.legend().plain.endswith("▁ to █: a line's typical p")
         assert app.text.legend().cell_len <= 78, "the room at 80x24"
+        await pilot.resize_terminal(70, 12)
+        await pilot.pause()
+        assert app.text.legend().plain.endswith("▁ to █: a line") and app.text.legend().cell_len <= 68
         await pilot.press("c", "c")
         assert app.text.mode == "off" and "c shows it" in app.text.legend().plain
 

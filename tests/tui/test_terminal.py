@@ -76,6 +76,25 @@ def test_saved_and_stopped_by_key(open_terminal, tmp_path: Path) -> None:  # typ
     assert (tmp_path / "out.bin.run" / "last").is_file()
 
 
+def test_a_run_of_the_form_is_told_to_its_end(open_terminal, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    terminal = open_terminal()
+    terminal.wait_for("No models yet")
+    terminal.type("o")
+    terminal.wait_for("train on it")
+    terminal.type("notes.txt\r")
+    terminal.wait_for("A new run")
+    terminal.wait_for("notes.bin")
+    terminal.type("\x12")  # ctrl+r
+    terminal.wait_for(r"step [1-9]")
+    terminal.type("\x11")
+    terminal.wait_for("keep training, without the dashboard")
+    terminal.type("s")
+    assert terminal.end(60) == 0
+    assert terminal.restored
+    assert "stopped after step" in terminal.plain and "go on with: slim resume" in terminal.plain
+    assert (tmp_path / "notes.bin.run" / "last").is_file()
+
+
 def test_stopped_from_outside_it_goes_on_and_can_be_left(open_terminal) -> None:  # type: ignore[no-untyped-def]
     terminal = open_terminal()
     terminal.wait_for("No models yet")
