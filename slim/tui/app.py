@@ -25,6 +25,7 @@ from slim.events import Note, Progress
 from slim.operating_system import STOP_SIGNALS
 from slim.run_directory import directory_of
 from slim.safe_text import safe_line
+from slim.tui.ascii_lines import AsciiLines
 from slim.tui.catalog import RUN_SUFFIX, looks_like_model, remember
 from slim.tui.chat_screen import ChatScreen
 from slim.tui.collector import Collector
@@ -108,6 +109,8 @@ class SlimApp(App[Outcome]):
         self.session = AppSession(compute)
         self.folder = Path.cwd() if folder is None else folder
         self.ascii_only = ascii_only()
+        if self.ascii_only:
+            self._filters.append(AsciiLines())
         self.ticked: Signal[None] = Signal(self, "ticked")
         self.session_changed: Signal[None] = Signal(self, "session changed")
         self.doing_changed: Signal[str] = Signal(self, "doing changed")

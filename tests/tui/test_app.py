@@ -604,6 +604,13 @@ async def test_nothing_but_ascii_where_the_locale_has_no_more(
         await pilot.press("question_mark")  # longer than the screen: it has a scroll bar
         await wait_for(pilot, lambda: "On this screen" in shown(app))
         assert shown(app).isascii(), shown(app)
+        await pilot.press("escape", "ctrl+p")  # a screen of Textual's own
+        await wait_for(pilot, lambda: "key: 1" in shown(app))
+        assert shown(app).isascii(), shown(app)
+        await pilot.press("escape")
+        await pilot.resize_terminal(60, 16)  # the corner above has no room for all of its words
+        await wait_for(pilot, lambda: "tok/s" in shown(app))
+        assert shown(app).isascii() and "~" in shown(app).splitlines()[0]
 
 
 async def test_hostile_text_acts_nowhere(tmp_path: Path, compute: Engine) -> None:
