@@ -28,7 +28,18 @@ from slim.kernels.attention import (
 )
 from slim.kernels.board import new_board
 from slim.kernels.cross_entropy import cross_entropy
-from slim.kernels.decode import ATTENTION, SHARED_ROWS, decode_rows, decode_work_sizes
+from slim.kernels.decode import (
+    ATTENTION_NORM,
+    ATTENTION_OUT,
+    DOWN,
+    FFN_NORM,
+    GATE_UP,
+    PER_LAYER,
+    QKV,
+    decode_rows,
+    decode_work_sizes,
+    most_together,
+)
 from slim.kernels.embedding import embedding_backward, embedding_forward
 from slim.kernels.int8 import HAS_INT8, pack8, packed_size8
 from slim.kernels.matmul import (
@@ -221,16 +232,14 @@ class Model:
         self.eps = np.float32(config.norm_eps)
         self.panels = Panels(parameters, self.dtype)
         self.decode_panels = Int8Panels(self.panels) if precision == "int8" else self.panels
-        starts = np.insert(self.decode_panels.starts, ATTENTION, 0, axis=1)  # which has no panels
-        offset = parameters.offsets
-        norms = [
-            (offset[f"model.layers.{i}.input_layernorm.weight"], offset[f"model.layers.{i}.post_attention_layernorm.weight"])
-            for i in range(config.n_layers)
-        ]  # fmt: skip
-        self._decode_layers = np.ascontiguousarray(np.hstack([starts, np.array(norms, np.int64)]))
+        self._decode_layers = np.zeros((config.n_layers, PER_LAYER), np.int64)
+        self._decode_layers[:, [QKV, ATTENTION_OUT, GATE_UP, DOWN]] = self.decode_panels.starts
+        for layer, begins in enumerate(self._decode_layers):
+            begins[ATTENTION_NORM] = parameters.offsets[f"model.layers.{layer}.input_layernorm.weight"]
+            begins[FFN_NORM] = parameters.offsets[f"model.layers.{layer}.post_attention_layernorm.weight"]
         qkv_columns = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
         self._work_sizes = decode_work_sizes(config.dim, qkv_columns, config.hidden_dim, config.max_seq_len)
-        self._board = new_board()
+        self._board, self._no_board = new_board(), np.zeros(0, np.int64)
         self._room = 0
         self._make_room(1)
         self.pack()
@@ -387,12 +396,13 @@ class Model:
             raise ValueError(f"the cache has {R} rows, but got tokens of shape {tokens.shape}")
         self._make_room(R)
         threads = numba.get_num_threads()
+        together = threads > 1 and most_together(self.decode_panels.flat) >= R
         decode_rows(
             self._next_logits[:R], cache.keys, cache.values, *self._work, tokens, cache.length,
             self.parameters.flat, offsets["model.embed_tokens.weight"], offsets["model.norm.weight"],
             self.decode_panels.flat, self._decode_layers, self.decode_panels.head_start, self.cos, self.sin,
             config.n_heads, config.n_kv_heads, config.head_dim, config.hidden_dim, self.eps,
-            self._board, min(threads, MOST_TOGETHER) if R <= SHARED_ROWS else threads,
+            self._board if together else self._no_board, min(threads, MOST_TOGETHER) if together else threads,
         )  # fmt: skip
         cache.length += 1
         return self._next_logits[:R]

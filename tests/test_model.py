@@ -278,7 +278,7 @@ def test_a_cache_that_was_cut_forgets(name: str, precision: str) -> None:
 
 
 @every_model
-@pytest.mark.parametrize("rows", [1, 3, 8, 11])
+@pytest.mark.parametrize("rows", [1, 3, 8, 19])
 def test_texts_decoded_together_are_decoded_as_alone(name: str, precision: str, rows: int) -> None:
     """To the byte, whichever thread and tile a row falls to."""
     model = tiny_model(name, precision)

@@ -127,13 +127,11 @@ def _with_timed_products(function: types.FunctionType, tally: int) -> Callable[.
 
     @njit(**options)
     def timed(  # type: ignore[no-untyped-def]
-        board, number, y, y_row, x, x_row, first, stop, panels, layers, head, C, F, V, qkv_columns, y_qkv, y_gate_up,
-        x_attended, rows8, scales8,
+        board, number, first, stop, y, V, w, width, o, o_width, rows8, scales8, panels, layers, head, H, G, D, F
     ):  # fmt: skip
         begin()
         product(
-            board, number, y, y_row, x, x_row, first, stop, panels, layers, head, C, F, V, qkv_columns, y_qkv, y_gate_up,
-            x_attended, rows8, scales8,
+            board, number, first, stop, y, V, w, width, o, o_width, rows8, scales8, panels, layers, head, H, G, D, F
         )  # fmt: skip
         end()
 

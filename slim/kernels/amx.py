@@ -18,12 +18,29 @@ from numba.core import cgutils
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from slim.kernels.emit import BFLOAT, F32, I8, I16, I32, I64, VOID, Places, const, function
+from slim.kernels.emit import (
+    BFLOAT,
+    F32,
+    I1,
+    I8,
+    I16,
+    I32,
+    I64,
+    VOID,
+    Places,
+    const,
+    function,
+    splat,
+)
 from slim.kernels.turning import TILE
 from slim.operating_system import permit_tile_registers
 
 # A register is TILE rows of as many units of k, or columns.
 BLOCK_ROWS = 2 * TILE  # of `multiply_block`, which also has so many columns
+OF_ROWS = 3  # registers that `shape_tiles` gives the rows of A and C: two of C, one of A; those behind them are of B
+BLOCKS_AHEAD = 3  # of 16 units of a panel that `multiply_panel` fetches: its time is that of reading
+FOR_READING = tuple(ir.Constant(I32, flag) for flag in (0, 3, 1))  # LLVM's words: not to write, the nearest cache, data
+ROWS_AT = 48  # where in the 64 bytes that shape the registers their rows are
 
 
 def _can_use_tiles() -> bool:
@@ -222,6 +239,90 @@ def multiply_few_rows(typing_context, C, c_start, ldc, rows, A, a_start, a_row, 
     return types.void(C, i, i, i, A, i, i, B, i, i, i, i), codegen
 
 
+@intrinsic
+def _shape_tiles(typing_context, panels, rows):
+    def codegen(context, b, signature, arguments):
+        if HAS_AMX and signature.args[0].dtype == types.uint16:
+            room = cgutils.alloca_once(b, ir.ArrayType(I8, len(_SHAPES)))
+            room.align = 64
+            b.store(ir.Constant(ir.ArrayType(I8, len(_SHAPES)), bytearray(_SHAPES)), room)
+            shapes = b.bitcast(room, BYTES)
+            for register in range(OF_ROWS):
+                b.store(b.trunc(arguments[1], I8), b.gep(shapes, [const(ROWS_AT + register)]))
+            b.call(function(b, "x86.ldtilecfg", VOID, BYTES), [shapes])
+        return context.get_dummy_value()
+
+    return types.void(panels, types.intp), codegen
+
+
+@intrinsic
+def multiply_panel(typing_context, C, c_start, ldc, rows, columns, A, a_start, a_row, B, b_start, K, accumulate):
+    """C (rows, columns) (+)= A times a panel, K units, a multiple of 16; columns <= 32; rows <= 16, told to `shape_tiles`.
+
+    An element of C does not depend on how many rows there are, and hardly the time, which it takes to read the panel.
+    """
+    i = types.intp
+
+    def codegen(context, b, sig, args):
+        _, c_start, ldc, rows, columns, _, a_start, a_row, _, b_start, K, accumulate = args
+        load, store = (function(b, f"x86.{name}", VOID, I8, BYTES, I64) for name in ("tileloadd64", "tilestored64"))
+        multiply = function(b, "x86.tdpbf16ps", VOID, I8, I8, I8)
+        fetch = function(b, "prefetch.p0i8", VOID, BYTES, I32, I32, I32)
+        places = Places(context, b, sig, args)
+        a_base, b_base, c_base = places.at(5, a_start, I32), places.at(8, b_start, I32), places.at(0, c_start, F32)
+        *sums, a_tile, first, second = (ir.Constant(I8, n) for n in range(OF_ROWS + 2))
+        b_tiles = first, second
+
+        # The last columns of a matrix, behind which lies something else, take the way through a place of their own.
+        room = cgutils.alloca_once(b, ir.ArrayType(F32, 2 * TILE * TILE))
+        room.align = 64
+        room = b.bitcast(room, F32.as_pointer())
+        part = b.icmp_signed("<", columns, const(2 * TILE))
+        target, width = b.select(part, room, c_base), b.select(part, const(2 * TILE), ldc)
+        vector, mask = ir.VectorType(F32, 2 * TILE), ir.VectorType(I1, 2 * TILE)
+        masked = (vector.as_pointer(), I32, mask)
+        masked_load = function(b, f"masked.load.v{2 * TILE}f32.p0", vector, *masked, vector)
+        masked_store = function(b, f"masked.store.v{2 * TILE}f32.p0", VOID, vector, *masked)
+        lanes, align = ir.Constant(ir.VectorType(I64, 2 * TILE), list(range(2 * TILE))), ir.Constant(I32, 4)
+        seen = b.icmp_signed("<", lanes, splat(b, columns, I64, 2 * TILE))
+
+        def row_of(base, row, stride):
+            return b.bitcast(b.gep(base, [b.mul(row, stride)]), vector.as_pointer())
+
+        with b.if_then(part), cgutils.for_range(b, rows) as row:
+            zero = ir.Constant(vector, [0.0] * (2 * TILE))
+            value = b.call(masked_load, [row_of(c_base, row.index, ldc), align, seen, zero])
+            b.store(value, row_of(room, row.index, const(2 * TILE))).align = 4
+        of_c = [b.bitcast(b.gep(target, [const(TILE * v)]), BYTES) for v in range(2)]
+        c_bytes, a_bytes, b_bytes = b.mul(width, const(4)), b.mul(a_row, const(4)), const(8 * TILE)
+        with b.if_else(b.icmp_signed("!=", accumulate, const(0))) as (yes, no):
+            with yes:
+                for v in range(2):
+                    b.call(load, [sums[v], of_c[v], c_bytes])
+            with no:
+                for v in range(2):
+                    b.call(function(b, "x86.tilezero", VOID, I8), [sums[v]])
+        with cgutils.for_range_slice(b, const(0), K, const(TILE), I64) as (k, _):
+            b.call(load, [a_tile, b.bitcast(b.gep(a_base, [k]), BYTES), a_bytes])
+            b_place = b.gep(b_base, [b.mul(k, const(2 * TILE))])
+            for line in range(2 * TILE):
+                place = b.gep(b_place, [const(2 * TILE * TILE * BLOCKS_AHEAD + TILE * line)])
+                b.call(fetch, [b.bitcast(place, BYTES), *FOR_READING])
+            for v in range(2):
+                place = b.gep(b_place, [const(TILE * v)])
+                b.call(load, [b_tiles[v], b.bitcast(place, BYTES), b_bytes])
+                b.call(multiply, [sums[v], a_tile, b_tiles[v]])
+        for v in range(2):
+            b.call(store, [sums[v], of_c[v], c_bytes])
+        with b.if_then(part), cgutils.for_range(b, rows) as row:
+            value = b.load(row_of(room, row.index, const(2 * TILE)))
+            value.align = 4
+            b.call(masked_store, [value, row_of(c_base, row.index, ldc), align, seen])
+        return context.get_dummy_value()
+
+    return types.void(C, i, i, i, i, A, i, i, B, i, i, i), codegen
+
+
 def _round_row(b, target, source):
     """32 float32 at `source` as bfloat16 at `target`."""
     wide, narrow = ir.VectorType(F32, TILE), ir.VectorType(BFLOAT, TILE)
@@ -240,9 +341,14 @@ def _no_tiles():
     pass
 
 
+def _no_shapes(panels, rows):
+    pass
+
+
 if numba_config.DISABLE_JIT:  # where an intrinsic cannot run
-    begin_tiles = end_tiles = _no_tiles
+    begin_tiles, end_tiles, shape_tiles = _no_tiles, _no_tiles, _no_shapes
 else:
     # begin_tiles() gives this thread's tile registers their shape: first in every iteration of a `prange` that multiplies.
     # end_tiles() gives them back: what is in use has to be saved whenever the thread is interrupted.
-    begin_tiles, end_tiles = _begin_tiles, _end_tiles
+    # shape_tiles(panels, rows) is for `multiply_panel` what begin_tiles is for the others; of panels of bfloat16 only.
+    begin_tiles, end_tiles, shape_tiles = _begin_tiles, _end_tiles, _shape_tiles

@@ -1,10 +1,10 @@
 """The next token of one or several texts through the whole model: the decode step.
 
 A single text, or a few, read every weight once and do little else, and a core alone cannot read as fast as the memory behind
-its own caches could give: threads share the columns of every product and the heads by a board (see board.py), and one of them
-does the rest. Of more texts, all as long, each thread takes its share through the whole model, which needs no board, and
-reads the weights once for ROWS of them. They are the panels of the forward pass, several side by side. A text comes out the
-same whichever way it is computed.
+its own caches could give: threads share the columns of every product, the heads, and of several texts what else there is by a
+board (see board.py). Of more texts, all as long, each thread takes its share through the whole model, which needs no board.
+The weights are the panels of the forward pass, read once for ROWS of the texts, or with AMX for 16 of them. A text comes out
+the same whichever way it is computed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numba import njit, prange, types
 from numba.extending import overload
 
 from slim.kernels import INSIDE, PARALLEL
+from slim.kernels.amx import HAS_AMX, end_tiles, multiply_panel, shape_tiles, tile_units
 from slim.kernels.attention import PADDING
 from slim.kernels.board import (
     CHUNK_MASK,
@@ -34,17 +35,25 @@ from slim.kernels.int8 import FOOTER, PER_UNIT, multiply8, quantize_rows, units8
 from slim.kernels.operand import per_unit, store, store_row
 from slim.kernels.softmax import row_largest, softmax_row
 from slim.kernels.tile import NR, ROWS, ROWS_PANELS, WIDE, tile_row_masked, tile_rows, tile_wide_row
+from slim.kernels.turning import TILE
 
 ONE = np.float32(1.0)
-NAUGHT = np.intp(0)  # for arguments: Numba compiles a function once more for a literal 0
+NAUGHT, ADDED = np.intp(0), np.intp(1)  # for arguments: Numba compiles a function once more for a literal
 
-# Tasks of a layer, as the board knows them, numbered on through all layers; the last is the head's product. In the `layers`
-# table these are the columns that say where the panels of a product begin in `panels`, then the norms in `parameters`.
-QKV, ATTENTION, ATTENTION_OUT, GATE_UP, DOWN, ATTENTION_NORM, FFN_NORM = range(7)
-PER_LAYER = 5
+# Tasks of a layer, as the board knows them, numbered on through all layers; behind them come the final norm and the head. In
+# the `layers` table these are the columns that say where a norm begins in `parameters`, or a product's panels in `panels`.
+ATTENTION_NORM, QKV, TURN, ATTENTION, ATTENTION_OUT, FFN_NORM, GATE_UP, SWIGLU, DOWN = range(9)
+PER_LAYER = 9
+PRODUCTS = sum(1 << task for task in (QKV, ATTENTION_OUT, GATE_UP, DOWN))
+# Functions that own nothing: arrays are borrowed from `decode_rows`, and nobody counts references to them.
+BORROWING = {**INSIDE, "_nrt": False}
+INLINED = {**BORROWING, "forceinline": True}  # copying so many arguments would take 4 % of a token
 CHUNK = WIDE * NR  # columns of a product that a thread takes from the board at a time
 LINES_AHEAD = 8  # that are fetched between two looks at the board
-SHARED_ROWS = 4  # texts that all threads decode together: of 4 that makes 1.35 times, of 8 it would make 0.9 times the tokens
+# Texts that all threads decode together, where AMX multiplies them and elsewhere. That makes 1.4 times the tokens of 8 texts
+# with it, 0.94 times without it, 0.85 times in 8 bits; 1.35 times of 4.
+SHARED_ROWS_OF_TILES, SHARED_ROWS = TILE, 4
+TURNED_TOGETHER = 4  # texts of which also norms, RoPE and SwiGLU are shared: of fewer they are done before anybody has come
 SHARED_FROM = 48  # tokens in the cache: below, attention is done before anybody has come to help
 PATIENCE = 20_000  # looks at a board, about a millisecond, before a thread that could help goes home
 
@@ -56,11 +65,42 @@ def decode_work_sizes(dim: int, qkv_columns: int, hidden_dim: int, capacity: int
     return floats, operands + operands % 2, units8(widest) * PER_UNIT
 
 
-@njit(**INSIDE)
+def most_together(panels: np.ndarray) -> int:
+    """How many texts at most all threads should decode together by a board, with these panels of weights."""
+    return SHARED_ROWS_OF_TILES if HAS_AMX and panels.dtype == np.uint16 else SHARED_ROWS
+
+
+@njit(**BORROWING)
+def _multiply_tiles(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, whole, accumulate):
+    """`_columns` in AMX's tiles, the first `whole` of K units, and what is left in vectors; places and strides in units."""
+    for r in range(first, stop, TILE):
+        rows = min(TILE, stop - r)
+        if stop - first > TILE:
+            shape_tiles(panels, rows)
+        to, at = y_start + r * y_row, x_start + r * x_row
+        for n in range(begin, end, NR):
+            multiply_panel(
+                y, to + n, y_row, rows, min(NR, end - n), x, at, x_row, panels, start + n * K, whole, accumulate
+            )
+            if whole < K:
+                for i in range(rows):
+                    tile_row_masked(
+                        y, to + i * y_row + n, 0, min(NR, end - n), x, at + i * x_row + whole, 0, 1, panels,
+                        start + n * K + whole * NR, NR, 0, K - whole, ADDED,
+                    )  # fmt: skip
+
+
+@njit(**BORROWING)
 def _multiply_units(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate):
     """`_columns` with panels of operands."""
     per = per_unit(panels)
     K, row, at_panels = K // per, x_row // per, start // per
+    whole = tile_units(y, x, K) if HAS_AMX else NAUGHT
+    if whole > 0:
+        _multiply_tiles(
+            y, y_start, y_row, x, x_start // per, row, first, stop, panels, at_panels, begin, end, K, whole, accumulate
+        )
+        return
     grouped = first
     while stop - grouped >= ROWS:
         group = ROWS_PANELS * NR
@@ -134,11 +174,17 @@ def _prepare_for_kind(rows8, scales8, x, x_start, x_row, first, stop, K, panels)
     return lambda rows8, scales8, x, x_start, x_row, first, stop, K, panels: None
 
 
-@njit(**INSIDE)
+@njit(**BORROWING)
+def _is_product(number):
+    """Whether the task `number` is a product with weights."""
+    return PRODUCTS >> number % PER_LAYER & 1 == 1
+
+
+@njit(**BORROWING)
 def _product(layers, number, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_attended):
     """Of the task `number`, a product: where its result, its row and its panels begin, N, K, and whether it adds."""
     layer, which = number // PER_LAYER, number % PER_LAYER
-    if layer == layers.shape[0]:
+    if layer == layers.shape[0]:  # the head
         return 0, 0, head, V, C, 0
     start = layers[layer, which]
     if which == QKV:
@@ -163,15 +209,15 @@ def _column_bytes_of_kind(panels, K):
     return lambda panels, K: panels.itemsize * K
 
 
-@njit(**INSIDE)
+@njit(**BORROWING)
 def _read_ahead(number, chunk, done, panels, layers, head, C, F, V, qkv_columns):
     """Fetch some more of a chunk of the first product from the task `number` on, of which `done` bytes are fetched.
 
     How many are then. Who waits would leave the memory idle, and it is the memory that a token waits for.
     """
-    last = PER_LAYER * layers.shape[0]
-    number += number % PER_LAYER == ATTENTION
-    if number > last:
+    while not _is_product(number):
+        number += 1
+    if number > PER_LAYER * layers.shape[0] + QKV:
         return done
     _, _, start, N, K, _ = _product(layers, number, head, C, F, V, qkv_columns, NAUGHT, NAUGHT, NAUGHT)
     per_column = _column_bytes(panels, K)
@@ -183,46 +229,7 @@ def _read_ahead(number, chunk, done, panels, layers, head, C, F, V, qkv_columns)
     return done + LINES_AHEAD * LINE_BYTES
 
 
-@njit(**INSIDE)
-def _chunks(layers, number, head, R, H, C, F, V, qkv_columns):
-    """Of how many chunks the task `number` of R texts is: of CHUNK columns, or of the heads of a text."""
-    if number % PER_LAYER == ATTENTION:
-        return R * H
-    _, _, _, N, _, _ = _product(layers, number, head, C, F, V, qkv_columns, NAUGHT, NAUGHT, NAUGHT)
-    return (N + CHUNK - 1) // CHUNK
-
-
-@njit(**INSIDE)
-def _multiply(
-    board, number, y, y_row, x, x_row, first, stop, panels, layers, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_attended,
-    rows8, scales8,
-):  # fmt: skip
-    """The product `number` for rows first to stop, with whoever helps by the board; without one if its size is 0."""
-    y_start, x_start, start, N, K, accumulate = _product(
-        layers, number, head, C, F, V, qkv_columns, y_qkv, y_gate_up, x_attended
-    )
-    _prepare(rows8, scales8, x, x_start, x_row, first, stop, K, panels)
-    if board.size == 0:
-        _columns(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, 0, N, K, accumulate, rows8, scales8)
-        return
-    chunks, own = (N + CHUNK - 1) // CHUNK, 0
-    post(board, FINISHED, 0)
-    post(board, TICKET, number << SHIFT)
-    while True:
-        chunk = take(board, TICKET) & CHUNK_MASK
-        if chunk >= chunks:
-            break
-        begin = chunk * CHUNK
-        end = min(begin + CHUNK, N)
-        _columns(y, y_start, y_row, x, x_start, x_row, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8)
-        own += 1
-    ahead = NAUGHT
-    while look(board, FINISHED) + own < chunks:
-        ahead = _read_ahead(number + 1, NAUGHT, ahead, panels, layers, head, C, F, V, qkv_columns)
-        pause()
-
-
-@njit(**INSIDE)
+@njit(**BORROWING)
 def _norm(y, y_start, x, x_start, weights, w_start, C, eps):
     """y = x * rstd * weight as an operand, one row (see rmsnorm.py)."""
     row, weight = x[x_start : x_start + C], weights[w_start : w_start + C]
@@ -231,7 +238,7 @@ def _norm(y, y_start, x, x_start, weights, w_start, C, eps):
         store(y, y_start + c, row[c] * scale * weight[c])
 
 
-@njit(**INSIDE)
+@njit(**BORROWING)
 def _rotate(work, at, cos, sin, position, heads, half):
     """RoPE of `heads` heads from `at` on (see rope.py)."""
     c, s = cos[position], sin[position]
@@ -244,39 +251,52 @@ def _rotate(work, at, cos, sin, position, heads, half):
             second[i] = y * c[i] + x * s[i]
 
 
-@njit(**INSIDE)
+@njit(**BORROWING)
 def _keep(keys, values, work, at, position, C, G, D, padded, per):
     """The key and value of each head, behind the query in `work`, into the panels of the cache."""
     k_at = position // NR * NR * D + position % NR * per
     v_at = position // per * NR * per + position % per
     for g in range(G):
         key, value = keys[g], values[g]
-        for d in range(D):
-            store(key, k_at + d // per * NR * per + d % per, work[at + C + g * D + d])
-            store(value, v_at + d // NR * NR * padded + d % NR * per, work[at + C + (G + g) * D + d])
+        k_row, v_row = work[at + C + g * D : at + C + (g + 1) * D], work[at + C + (G + g) * D : at + C + (G + g + 1) * D]
+        for unit in range(D // per):
+            for i in range(per):
+                store(key, k_at + unit * NR * per + i, k_row[unit * per + i])
+        for d in range(0, D, NR):
+            for i in range(min(NR, D - d)):
+                store(value, v_at + d * padded + i * per, v_row[d + i])
 
 
-@njit(**INSIDE)
-def _attend(r, worker, h, work, rounded, keys, values, position, H, G, D, F):
-    """What head h of the query of row r finds in the cache up to `position`.
+@njit(**BORROWING)
+def _turn_row(keys, values, work, at, rounded, to, cos, sin, position, H, G, D):
+    """The query, key and value at `at` in `work`, turned, to where attention looks for them: `rounded` and the cache."""
+    C, per, padded = H * D, per_unit(rounded), keys.shape[1] // D
+    _rotate(work, at, cos, sin, position, H + G, D // 2)
+    _keep(keys, values, work, at, position, C, G, D, padded, per)
+    store_row(rounded, to, work, at, C)
 
-    work, rounded: as in _decode; scores and weights go to the worker's row   keys, values (G, ...)
+
+@njit(**BORROWING)
+def _swiglu(y, y_start, x, x_start, F):
+    """y = silu(gate) * up as an operand, one row, where x holds F of each side by side (see swiglu.py)."""
+    gate, up = x[x_start : x_start + F], x[x_start + F : x_start + 2 * F]
+    for f in range(F):
+        store(y, y_start + f, gate[f] / (ONE + exp(-gate[f])) * up[f])
+
+
+@njit(**BORROWING)
+def _attend(query, attended, weights, scores, w, o, key, value, position, D):
+    """What the query at `query` in o finds in the cache of its head up to `position`, at `attended` in o.
+
+    weights, scores: where in o and in w there is room for so many   key, value (n,)
     """
-    per = per_unit(rounded)
-    C, D_units, padded = H * D, D // per, keys.shape[1] // D
-    w, o = work.reshape(-1), rounded.reshape(-1)
-    query = r * rounded.shape[1]
-    attended = query + max(C, F)
-    weights = worker * rounded.shape[1] + max(C, F) + C
-    scores = worker * work.shape[1] + C + (H + 2 * G) * D + 2 * F
+    per = per_unit(o)
+    D_units, padded = D // per, key.size // D
     scale = ONE / np.sqrt(np.float32(D))
-    g = h // (H // G)
-    key, value = keys[g], values[g]
     for k0 in range(0, position + 1, WIDE * NR):
         tile_wide_row(
-            w, scores + k0, 0, WIDE * NR, o, query // per + h * D_units, 0, 1, key, k0 * D_units, NR, NR * D_units,
-            D_units, 0,
-        )  # fmt: skip
+            w, scores + k0, 0, WIDE * NR, o, query // per, 0, 1, key, k0 * D_units, NR, NR * D_units, D_units, 0
+        )
     largest = row_largest(w, scores, position + 1) * scale
     share = ONE / softmax_row(o, weights, w, scores, position + 1, scale, largest)
     for d in range(0, D, NR):
@@ -286,42 +306,130 @@ def _attend(r, worker, h, work, rounded, keys, values, position, H, G, D, F):
         )  # fmt: skip
         found = w[scores : scores + min(NR, D - d)]
         for j in range(found.size):
-            store(o, attended + h * D + d + j, found[j] * share)
+            store(o, attended + d + j, found[j] * share)
 
 
-@njit(**INSIDE)
-def _attend_all(board, number, first, stop, work, rounded, keys, values, position, H, G, D, F):
-    """Every head of rows first to stop, as the task `number` with whoever helps by the board where that is worth it.
+@njit(**BORROWING)
+def _chunks(layers, number, head, rows, H, C, F, V, qkv_columns):
+    """Of how many chunks the task `number` of so many texts is: of CHUNK columns, of the heads of a text, of texts."""
+    if _is_product(number):
+        _, _, _, N, _, _ = _product(layers, number, head, C, F, V, qkv_columns, NAUGHT, NAUGHT, NAUGHT)
+        return (N + CHUNK - 1) // CHUNK
+    return rows * H if number % PER_LAYER == ATTENTION else rows
 
-    keys, values (R, G, ...)
-    """
-    if board.size == 0 or (stop - first) * position < SHARED_FROM:
-        for r in range(first, stop):
-            for h in range(H):
-                _attend(r, first, h, work, rounded, keys[r], values[r], position, H, G, D, F)
-        return
-    own = 0
-    post(board, FINISHED, 0)
-    post(board, TICKET, number << SHIFT)
-    while True:
-        chunk = take(board, TICKET) & CHUNK_MASK
-        if chunk >= stop * H:
-            break
-        r = chunk // H
-        _attend(r, first, chunk % H, work, rounded, keys[r], values[r], position, H, G, D, F)
+
+@njit(**INLINED)
+def _chunk_of_product(
+    number, begin, end, first, stop, y, V, w, width, o, o_width, rows8, scales8, panels, layers, head, H, G, D, F
+):  # fmt: skip
+    """Chunks begin to end of the columns of a product for rows first to stop."""
+    C, qkv_columns = H * D, (H + 2 * G) * D
+    y_start, x_start, start, N, K, accumulate = _product(
+        layers, number, head, C, F, V, qkv_columns, C, C + qkv_columns, max(C, F)
+    )
+    begin, end = begin * CHUNK, min(end * CHUNK, N)
+    if number // PER_LAYER == layers.shape[0]:
+        _columns(y, NAUGHT, V, o, x_start, o_width, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8)
+    else:
+        _columns(
+            w, y_start, width, o, x_start, o_width, first, stop, panels, start, begin, end, K, accumulate, rows8, scales8
+        )  # fmt: skip
+
+
+@njit(**INLINED)
+def _of_text(
+    worker, number, r, h, keys, values, w, width, o, o_width, rows8, scales8, tokens, position, parameters, embedding,
+    final_norm, panels, layers, cos, sin, H, G, D, F, eps,
+):  # fmt: skip
+    """The task `number`, which is no product, for row r; of attention for its head h, with the worker's row as scratch."""
+    C, qkv_columns = H * D, (H + 2 * G) * D
+    layer, which = number // PER_LAYER, number % PER_LAYER
+    # Where things lie in a row of w: x, ... (behind them the scores of a head); and in a row of o: what a matrix is
+    # multiplied with, what attention puts out (behind it the weights of a head).
+    qkv, gate_up, attended = C, C + qkv_columns, max(C, F)
+    x, operand, K = r * width, r * o_width, C
+    if which == ATTENTION:
+        g = h // (H // G)
+        _attend(
+            operand + h * D, operand + attended + h * D, worker * o_width + attended + C, worker * width + gate_up + 2 * F,
+            w, o, keys[layer, r, g], values[layer, r, g], position, D,
+        )  # fmt: skip
+    elif which == TURN:
+        _turn_row(keys[layer, r], values[layer, r], w, x + qkv, o, operand, cos, sin, position, H, G, D)
+    else:
+        if which == SWIGLU:
+            _swiglu(o, operand, w, x + gate_up, F)
+            K = F
+        else:
+            if number == 0:
+                for c in range(C):
+                    w[x + c] = parameters[embedding + tokens[r] * C + c]
+            norm = final_norm if layer == layers.shape[0] else layers[layer, which]
+            _norm(o, operand, w, x, parameters, norm, C, eps)
+        _prepare(rows8, scales8, o, NAUGHT, o_width, r, r + 1, K, panels)
+
+
+@njit(**INLINED)
+def _multiply(
+    board, number, first, stop, y, V, w, width, o, o_width, rows8, scales8, panels, layers, head, H, G, D, F
+):  # fmt: skip
+    """The product `number` for rows first to stop, with whoever helps by the board; without one if its size is 0."""
+    C, qkv_columns = H * D, (H + 2 * G) * D
+    if number % PER_LAYER == ATTENTION_OUT:
+        _prepare(rows8, scales8, o, max(C, F), o_width, first, stop, C, panels)
+    chunks = _chunks(layers, number, head, stop - first, H, C, F, V, qkv_columns)
+    begin, end, own = NAUGHT, chunks, NAUGHT
+    if board.size > 0:
+        post(board, FINISHED, 0)
+        post(board, TICKET, number << SHIFT)
+        begin = take(board, TICKET) & CHUNK_MASK
+        end = begin + 1
+    while begin < chunks:
+        _chunk_of_product(
+            number, begin, end, first, stop, y, V, w, width, o, o_width, rows8, scales8, panels, layers, head, H, G, D, F
+        )  # fmt: skip
+        if board.size == 0:
+            return
         own += 1
-    while look(board, FINISHED) + own < stop * H:
+        begin = take(board, TICKET) & CHUNK_MASK
+        end = begin + 1
+    ahead = NAUGHT
+    while look(board, FINISHED) + own < chunks:
+        ahead = _read_ahead(number + 1, NAUGHT, ahead, panels, layers, head, C, F, V, qkv_columns)
         pause()
 
 
-@njit(**INSIDE)
+@njit(**INLINED)
+def _for_texts(
+    board, number, first, stop, keys, values, w, width, o, o_width, rows8, scales8, tokens, position, parameters, embedding,
+    final_norm, panels, layers, cos, sin, H, G, D, F, eps,
+):  # fmt: skip
+    """The task `number`, which is no product, for rows first to stop, as `_multiply` where it is worth to call for help."""
+    heads = H if number % PER_LAYER == ATTENTION else 1
+    chunks, chunk, own = (stop - first) * heads, NAUGHT, NAUGHT
+    shared = board.size > 0 and ((stop - first) * position >= SHARED_FROM if heads > 1 else stop - first >= TURNED_TOGETHER)
+    if shared:
+        post(board, FINISHED, 0)
+        post(board, TICKET, number << SHIFT)
+        chunk = take(board, TICKET) & CHUNK_MASK
+    while chunk < chunks:
+        _of_text(
+            first, number, first + chunk // heads, chunk % heads, keys, values, w, width, o, o_width, rows8, scales8, tokens,
+            position, parameters, embedding, final_norm, panels, layers, cos, sin, H, G, D, F, eps,
+        )  # fmt: skip
+        own += 1
+        chunk = take(board, TICKET) & CHUNK_MASK if shared else own
+    while shared and look(board, FINISHED) + own < chunks:
+        pause()
+
+
+@njit(**BORROWING)
 def _help(
-    worker, board, logits, keys, values, work, rounded, position, panels, layers, head, H, G, D, F, rows8, scales8
+    worker, board, R, y, V, keys, values, w, width, o, o_width, rows8, scales8, tokens, position, parameters, embedding,
+    final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
 ):  # fmt: skip
     """Take chunks from the board until it is closed, or nothing has come for long."""
-    R, V = logits.shape
     C, qkv_columns = H * D, (H + 2 * G) * D
-    y, w, x = logits.reshape(-1), work.reshape(-1), rounded.reshape(-1)
     idle, waits_for, ahead = 0, NAUGHT, NAUGHT
     while idle < PATIENCE:
         ticket = look(board, TICKET)
@@ -341,87 +449,37 @@ def _help(
         number, chunk = ticket >> SHIFT, ticket & CHUNK_MASK
         if chunk >= _chunks(layers, number, head, R, H, C, F, V, qkv_columns):
             continue
-        if number % PER_LAYER == ATTENTION:
-            layer, r = number // PER_LAYER, chunk // H
-            _attend(r, worker, chunk % H, work, rounded, keys[layer, r], values[layer, r], position, H, G, D, F)
+        if _is_product(number):
+            _chunk_of_product(
+                number, chunk, chunk + 1, NAUGHT, R, y, V, w, width, o, o_width, rows8, scales8, panels, layers, head, H, G,
+                D, F,
+            )  # fmt: skip
         else:
-            y_start, x_start, start, N, K, accumulate = _product(
-                layers, number, head, C, F, V, qkv_columns, C, C + qkv_columns, max(C, F)
-            )
-            to, row = (y, V) if number == PER_LAYER * layers.shape[0] else (w, work.shape[1])
-            begin = chunk * CHUNK
-            end = min(begin + CHUNK, N)
-            _columns(
-                to, y_start, row, x, x_start, rounded.shape[1], NAUGHT, R, panels, start, begin, end, K, accumulate, rows8,
-                scales8,
+            heads = H if number % PER_LAYER == ATTENTION else 1
+            _of_text(
+                worker, number, chunk // heads, chunk % heads, keys, values, w, width, o, o_width, rows8, scales8, tokens,
+                position, parameters, embedding, final_norm, panels, layers, cos, sin, H, G, D, F, eps,
             )  # fmt: skip
         take(board, FINISHED)
         idle = 0
 
 
-@njit(**INSIDE)
+@njit(**INLINED)
 def _decode(
-    board, first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters, embedding,
+    board, first, stop, y, V, keys, values, w, width, o, o_width, rows8, scales8, tokens, position, parameters, embedding,
     final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
 ):  # fmt: skip
     """Rows first to stop of `decode_rows`; attention puts scores and weights of all of them behind the first."""
-    L, C, V = layers.shape[0], H * D, logits.shape[1]
-    per = per_unit(rounded)
-    half, padded = D // 2, keys.shape[3] // D
-    qkv_columns = C + 2 * G * D
-    # Where things lie in a row of `work` ...
-    x = 0
-    qkv = C
-    gate_up = qkv + qkv_columns
-    # ... (behind it the scores of a head) and of `rounded`: what a matrix is multiplied with, what attention puts out (behind
-    # it the weights of a head).
-    attended = max(C, F)
-    width, rounded_width = work.shape[1], rounded.shape[1]
-    w, o, y, quantized = work.reshape(-1), rounded.reshape(-1), logits.reshape(-1), quantized.reshape(-1)
-    for r in range(first, stop):
-        for c in range(C):
-            w[r * width + x + c] = parameters[embedding + tokens[r] * C + c]
-    for layer in range(L):
-        for r in range(first, stop):
-            _norm(o, r * rounded_width, w, r * width + x, parameters, layers[layer, ATTENTION_NORM], C, eps)
-        _multiply(
-            board, layer * PER_LAYER + QKV, w, width, o, rounded_width, first, stop, panels, layers, head, C, F, V,
-            qkv_columns, qkv, gate_up, attended, quantized, scales,
-        )  # fmt: skip
-        for r in range(first, stop):
-            row, operand = r * width, r * rounded_width
-            _rotate(w, row + qkv, cos, sin, position, H + G, half)
-            _keep(keys[layer, r], values[layer, r], w, row + qkv, position, C, G, D, padded, per)
-            store_row(o, operand, w, row + qkv, C)
-        _attend_all(
-            board, layer * PER_LAYER + ATTENTION, first, stop, work, rounded, keys[layer], values[layer], position, H, G,
-            D, F,
-        )  # fmt: skip
-        _multiply(
-            board, layer * PER_LAYER + ATTENTION_OUT, w, width, o, rounded_width, first, stop, panels, layers, head, C, F, V,
-            qkv_columns, qkv, gate_up, attended, quantized, scales,
-        )  # fmt: skip
-        for r in range(first, stop):
-            _norm(o, r * rounded_width, w, r * width + x, parameters, layers[layer, FFN_NORM], C, eps)
-        _multiply(
-            board, layer * PER_LAYER + GATE_UP, w, width, o, rounded_width, first, stop, panels, layers, head, C, F, V,
-            qkv_columns, qkv, gate_up, attended, quantized, scales,
-        )  # fmt: skip
-        for r in range(first, stop):
-            at = r * width + gate_up
-            gate, up = w[at : at + F], w[at + F : at + 2 * F]
-            for f in range(F):
-                store(o, r * rounded_width + f, gate[f] / (ONE + exp(-gate[f])) * up[f])
-        _multiply(
-            board, layer * PER_LAYER + DOWN, w, width, o, rounded_width, first, stop, panels, layers, head, C, F, V,
-            qkv_columns, qkv, gate_up, attended, quantized, scales,
-        )  # fmt: skip
-    for r in range(first, stop):
-        _norm(o, r * rounded_width, w, r * width + x, parameters, final_norm, C, eps)
-    _multiply(
-        board, L * PER_LAYER, y, V, o, rounded_width, first, stop, panels, layers, head, C, F, V, qkv_columns, qkv, gate_up,
-        attended, quantized, scales,
-    )  # fmt: skip
+    for number in range(PER_LAYER * layers.shape[0] + QKV + 1):
+        if _is_product(number):
+            _multiply(
+                board, number, first, stop, y, V, w, width, o, o_width, rows8, scales8, panels, layers, head, H, G, D, F
+            )  # fmt: skip
+        else:
+            _for_texts(
+                board, number, first, stop, keys, values, w, width, o, o_width, rows8, scales8, tokens, position, parameters,
+                embedding, final_norm, panels, layers, cos, sin, H, G, D, F, eps,
+            )  # fmt: skip
 
 
 @njit(**PARALLEL)
@@ -433,26 +491,30 @@ def decode_rows(
 
     work, rounded, quantized (R, or workers if more, decode_work_sizes(...)) and scales, as many: scratch
     tokens (R,) int32   parameters (n,): the flat array, with the embedding table from `embedding`, the final norm from
-    `final_norm` on   panels (m,): forward panels; `layers` (L, 7) int64 says where each layer's begin, `head` where the
-    head's do   cos, sin (S, D/2)   keys, values and rounded are operands, panels too, or int8 (see int8.py)
-    board: by which all but the first of the workers help with up to SHARED_ROWS texts
+    `final_norm` on   panels (m,): forward panels; `layers` (L, PER_LAYER) int64 says where each layer's begin, `head` where
+    the head's do   cos, sin (S, D/2)   keys, values and rounded are operands, panels too, or int8 (see int8.py)
+    board: by which all but the first of the workers help; of size 0: each of them takes its share of the texts
     """
     R = logits.shape[0]
-    together = workers > 1 and R <= SHARED_ROWS
+    together = board.size > 0
     share = R if together else (R + workers - 1) // workers
-    shared = board if together else board[:0]
-    post(board, TICKET, NOTHING_YET)
+    V, width, o_width = logits.shape[1], work.shape[1], rounded.shape[1]
+    y, w, o, rows8 = logits.reshape(-1), work.reshape(-1), rounded.reshape(-1), quantized.reshape(-1)
+    if together:
+        post(board, TICKET, NOTHING_YET)
     for worker in prange(workers):
         first, stop = worker * share, min(R, (worker + 1) * share)
+        shape_tiles(panels, min(share if together else max(stop - first, 1), TILE))  # of no rows there is no shape
         if first < stop:
             _decode(
-                shared, first, stop, logits, keys, values, work, rounded, quantized, scales, tokens, position, parameters,
+                board, first, stop, y, V, keys, values, w, width, o, o_width, rows8, scales, tokens, position, parameters,
                 embedding, final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
             )  # fmt: skip
-            if shared.size > 0:
+            if together:
                 post(board, TICKET, CLOSED)
         elif together:
             _help(
-                np.intp(worker), board, logits, keys, values, work, rounded, position, panels, layers, head, H, G, D, F,
-                quantized.reshape(-1), scales,
+                np.intp(worker), board, R, y, V, keys, values, w, width, o, o_width, rows8, scales, tokens, position,
+                parameters, embedding, final_norm, panels, layers, head, cos, sin, H, G, D, F, eps,
             )  # fmt: skip
+        end_tiles()
