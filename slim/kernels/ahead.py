@@ -7,21 +7,15 @@ the next block while one is multiplied makes some products a half faster.
 
 from __future__ import annotations
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from slim.kernels.emit import I8, I32, I64, VOID, Places, const, function
-
-LINE_BYTES = 64
-READ, WRITE = 0, 1
-NEARNESS = 3  # LLVM's word for the first-level cache
-DATA = 1
+from slim.kernels.emit import I8, I64, LINE_BYTES, Places, const, fetch_line
 
 
-def _make_ask(use: int):
+def _make_ask(write: bool):
     @intrinsic
     def ask(typing_context, x, start, row, rows, count):
         i = types.intp
@@ -30,13 +24,10 @@ def _make_ask(use: int):
             _, start, row, rows, count = args
             size = sig.args[0].dtype.bitwidth // 8
             base = Places(context, b, sig, args).at(0, const(0), I8)
-            kinds = (I8.as_pointer(), I32, I32, I32)
-            prefetch = function(b, "prefetch.p0i8", VOID, *kinds)
-            flags = [ir.Constant(I32, flag) for flag in (use, NEARNESS, DATA)]
             with cgutils.for_range(b, rows) as loop:
                 first = b.add(start, b.mul(loop.index, row))
                 with cgutils.for_range_slice(b, const(0), count, const(LINE_BYTES // size), I64) as (j, _):
-                    b.call(prefetch, [b.gep(base, [b.mul(b.add(first, j), const(size))]), *flags])
+                    fetch_line(b, b.gep(base, [b.mul(b.add(first, j), const(size))]), write)
             return context.get_dummy_value()
 
         return types.void(x, i, i, i, i), codegen
@@ -53,4 +44,4 @@ if numba_config.DISABLE_JIT:
 else:
     # expect_to_read(x, start, row, rows, count): so many rows of `count` numbers of x, `row` numbers apart from `start` on;
     # x: 1-D. Where there is no such memory nothing happens, so nobody has to look where an array ends.
-    expect_to_read, expect_to_write = _make_ask(READ), _make_ask(WRITE)
+    expect_to_read, expect_to_write = _make_ask(False), _make_ask(True)

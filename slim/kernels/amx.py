@@ -29,6 +29,7 @@ from slim.kernels.emit import (
     VOID,
     Places,
     const,
+    fetch_line,
     function,
     splat,
 )
@@ -39,7 +40,6 @@ from slim.operating_system import permit_tile_registers
 BLOCK_ROWS = 2 * TILE  # of `multiply_block`, which also has so many columns
 OF_ROWS = 3  # registers that `shape_tiles` gives the rows of A and C: two of C, one of A; those behind them are of B
 BLOCKS_AHEAD = 3  # of 16 units of a panel that `multiply_panel` fetches: its time is that of reading
-FOR_READING = tuple(ir.Constant(I32, flag) for flag in (0, 3, 1))  # LLVM's words: not to write, the nearest cache, data
 ROWS_AT = 48  # where in the 64 bytes that shape the registers their rows are
 
 
@@ -267,7 +267,6 @@ def multiply_panel(typing_context, C, c_start, ldc, rows, columns, A, a_start, a
         _, c_start, ldc, rows, columns, _, a_start, a_row, _, b_start, K, accumulate = args
         load, store = (function(b, f"x86.{name}", VOID, I8, BYTES, I64) for name in ("tileloadd64", "tilestored64"))
         multiply = function(b, "x86.tdpbf16ps", VOID, I8, I8, I8)
-        fetch = function(b, "prefetch.p0i8", VOID, BYTES, I32, I32, I32)
         places = Places(context, b, sig, args)
         a_base, b_base, c_base = places.at(5, a_start, I32), places.at(8, b_start, I32), places.at(0, c_start, F32)
         *sums, a_tile, first, second = (ir.Constant(I8, n) for n in range(OF_ROWS + 2))
@@ -307,7 +306,7 @@ def multiply_panel(typing_context, C, c_start, ldc, rows, columns, A, a_start, a
             b_place = b.gep(b_base, [b.mul(k, const(2 * TILE))])
             for line in range(2 * TILE):
                 place = b.gep(b_place, [const(2 * TILE * TILE * BLOCKS_AHEAD + TILE * line)])
-                b.call(fetch, [b.bitcast(place, BYTES), *FOR_READING])
+                fetch_line(b, b.bitcast(place, BYTES))
             for v in range(2):
                 place = b.gep(b_place, [const(TILE * v)])
                 b.call(load, [b_tiles[v], b.bitcast(place, BYTES), b_bytes])

@@ -18,12 +18,11 @@ from numba import types
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-from slim.kernels.emit import I8, I32, I64, VOID, function
+from slim.kernels.emit import I8, I64, VOID, fetch_line, function
 
 BOARD_SIZE = 32
 TICKET, FINISHED = 0, 16
-SECOND_CACHE = 2  # LLVM's word for the cache that a fetched line goes to
-LINE_BYTES = 64  # of the caches
+SECOND_CACHE = 2  # that a fetched line goes to
 SHIFT = 20  # bits of a ticket that hold the chunk
 CHUNK_MASK = (1 << SHIFT) - 1
 NOTHING_YET = CHUNK_MASK  # a ticket of which no chunk is left
@@ -80,9 +79,7 @@ def _fetch(typing_context, x, byte):
     def codegen(context, b, signature, arguments):
         array, byte = arguments
         data = b.bitcast(context.make_array(x)(context, b, array).data, I8.as_pointer())
-        flags = [ir.Constant(I32, flag) for flag in (0, SECOND_CACHE, 1)]  # to be read; data
-        kinds = (I8.as_pointer(), I32, I32, I32)
-        b.call(function(b, "prefetch.p0i8", VOID, *kinds), [b.gep(data, [byte]), *flags])
+        fetch_line(b, b.gep(data, [byte]), cache=SECOND_CACHE)
         return context.get_dummy_value()
 
     return types.void(x, types.intp), codegen

@@ -20,7 +20,6 @@ from slim.kernels.board import (
     CHUNK_MASK,
     CLOSED,
     FINISHED,
-    LINE_BYTES,
     NOTHING_YET,
     SHIFT,
     TICKET,
@@ -31,6 +30,7 @@ from slim.kernels.board import (
     take,
 )
 from slim.kernels.elementary import dot, exp
+from slim.kernels.emit import LINE_BYTES
 from slim.kernels.int8 import FOOTER, PER_UNIT, multiply8, quantize_rows, units8
 from slim.kernels.operand import per_unit, store, store_row
 from slim.kernels.softmax import row_largest, softmax_row

@@ -43,6 +43,16 @@ def splat(b, scalar, element, lanes):
     return b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
 
 
+LINE_BYTES = 64  # of the caches: what is fetched at a time
+
+
+def fetch_line(b, place, write=False, cache=1):
+    """Ask for the cache line at a pointer to bytes without waiting for it: to be written or read, in that level's cache."""
+    kinds = (I8.as_pointer(), I32, I32, I32)
+    flags = [ir.Constant(I32, flag) for flag in (int(write), 4 - cache, 1)]  # LLVM counts caches from afar; 1: data
+    b.call(function(b, "prefetch.p0i8", VOID, *kinds), [place, *flags])
+
+
 class Places:
     """The arrays among the arguments of an intrinsic, seen as elements of any type."""
 

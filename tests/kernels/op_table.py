@@ -172,7 +172,7 @@ def linear_inputs(rng: Generator, s: Sizes) -> Named:
     return {"x": normal(rng, s["M"], s["K"]), "weight": normal(rng, s["N"], s["K"])}
 
 
-# Tiles are 8 x 32 or 6 x 16; tasks take 64 or 48 rows, 512 units of k, 128 units of tokens. AMX takes 32, 16 or fewer rows,
+# Tiles are 8 x 32 or 6 x 16; tasks take 64 or 48 rows, 512 units of k, 128 or 256 of tokens. AMX takes 32, 16 or fewer rows,
 # 32 columns, 16 units; of a weight gradient 8 panels at a time are copied.
 LINEAR_SIZES = grid(
     "M K N",
