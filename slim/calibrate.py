@@ -34,7 +34,7 @@ from slim.reliability import (
     percentiles,
     reliability_bins,
 )
-from slim.scoring import Scorer, Scores, logits_of
+from slim.scoring import Scorer, Scores, Text, logits_of, texts_of
 
 if TYPE_CHECKING:
     from slim.model import Model
@@ -61,17 +61,19 @@ def calibrate(
     seconds: float = math.inf,
     share: float = DEFAULT_SHARE,
     seed: int = 0,
+    counted: Sequence[np.ndarray | None] | None = None,
 ) -> Iterator[Progress | Calibration]:
     """Let the model write `samples` texts and read held-out documents, fewer of both when `seconds` run out.
 
     Yields Progress often and the Calibration last.
     documents   held-out ids (n,) int32 without eos; the texts continue their beginnings. None: no prompts, no HeldOut
+    counted     for each document (n,) bool, which of its ids were to be learnt and are judged; None: all of them
     sampler     the default sampler unless given; its `max_tokens` is where a text ends at the latest
     """
     sampler = GenerateConfig() if sampler is None else sampler
     began = time.monotonic()
-    evenly = _evenly([ids for ids in documents if ids.size])
-    prompts = _prompts(evenly, tokenizer.special_tokens.get(ANSWERS))
+    evenly = _evenly(documents, counted)
+    prompts = _prompts([text.ids for text in evenly], tokenizer.special_tokens.get(ANSWERS))
     end_ids = tokenizer.end_ids | {tokenizer.special_tokens.get(END_TOKEN, -1)}  # of a text, of an answer
     writing = seconds * (1.0 - TEXT_SHARE) if evenly else seconds
     dips: list[float] = []
@@ -139,10 +141,13 @@ def thresholds_of(dips: Sequence[float]) -> dict[str, float]:
     return {f"{share:g}": threshold_for(dips, share) for share in SHARES}
 
 
-def _evenly(documents: list[np.ndarray]) -> list[np.ndarray]:
-    """The documents in an order of which every beginning is spread over all of them."""
-    order = np.random.default_rng(0).permutation(len(documents)).tolist()
-    return [documents[i] for i in order]
+def _evenly(
+    documents: Sequence[np.ndarray], counted: Sequence[np.ndarray | None] | None
+) -> list[Text]:
+    """Documents of which something is judged, in an order of which every beginning is spread over all of them."""
+    texts = [text for text in texts_of(documents, counted) if text.judged]
+    order = np.random.default_rng(0).permutation(len(texts)).tolist()
+    return [texts[i] for i in order]
 
 
 def _prompts(documents: Sequence[np.ndarray], answers: int | None) -> list[np.ndarray]:
@@ -217,12 +222,12 @@ def _starts(prompts: Sequence[np.ndarray], start_id: int, first: int, count: int
 
 
 def _read(
-    model: Model, start_id: int, documents: Sequence[np.ndarray], threshold: float, deadline: float
+    model: Model, start_id: int, documents: Sequence[Text], threshold: float, deadline: float
 ) -> Iterator[Progress | HeldOut]:
     """What held-out documents tell; nothing comes of fewer than two: one half is fitted on, the other judged."""
     if len(documents) < 2:
         return
-    total = min(HELD_OUT_TOKENS, sum(ids.size for ids in documents))
+    total = min(HELD_OUT_TOKENS, sum(text.judged for text in documents))
     middle = time.monotonic() + 0.4 * (deadline - time.monotonic())
     fit, fitted, judged, calibrated = TemperatureFit(), Scorer(), Scorer(), Scorer()
     n_documents = 0
@@ -245,12 +250,12 @@ def _read(
     yield _held_out(fitted.scores(), judged.scores(), calibrated.scores(), fit, threshold)
 
 
-def _groups(documents: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+def _groups(documents: Sequence[Text]) -> Iterator[list[Text]]:
     """Documents, about READ_AT_ONCE tokens of them at a time."""
-    group: list[np.ndarray] = []
-    for ids in documents:
-        group.append(ids)
-        if sum(one.size for one in group) >= READ_AT_ONCE:
+    group: list[Text] = []
+    for text in documents:
+        group.append(text)
+        if sum(one.ids.size for one in group) >= READ_AT_ONCE:
             yield group
             group = []
     if group:

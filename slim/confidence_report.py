@@ -25,7 +25,7 @@ from slim.reliability import (
     reliability_bins,
     risk_at_coverage,
 )
-from slim.scoring import Scorer, Scores, logits_of
+from slim.scoring import Scorer, Scores, Text, logits_of, texts_of
 
 if TYPE_CHECKING:
     from slim.model import Model
@@ -92,20 +92,22 @@ def confidence_report(
     start_id: int,
     calibration: Calibration | None = None,
     seed: int = 0,
+    counted: Sequence[np.ndarray | None] | None = None,
 ) -> Generator[Progress, None, ConfidenceReport]:
     """Judge p on documents, ids (n,) int32 without the start token; DataError for too little text.
 
     calibration   of the model file: its thresholds are looked at as stop rules
+    counted       for each document (n,) bool, which of its ids are judged; None: all of them
     """
-    documents = _cut(documents, model.config.max_seq_len)
-    if len(documents) < 4:
+    texts = _cut(texts_of(documents, counted), model.config.max_seq_len)
+    if len(texts) < 4:
         raise DataError("there is too little text to fit on one half and judge on the other")
-    fit_half, judged_half = documents[0::2], documents[1::2]
-    total = sum(ids.size for ids in judged_half)
+    fit_half, judged_half = texts[0::2], texts[1::2]
+    total = sum(text.judged for text in judged_half)
     fit = TemperatureFit()
     frequency = np.zeros(model.config.vocab_size)
     fitted = Scorer()
-    size = sum(ids.size for ids in fit_half)
+    size = sum(text.judged for text in fit_half)
     stride = -(-size // FITTED_TOKENS)
     for first in range(stride):  # evenly taken: windows come in the order of their lengths
         for chunk in logits_of(model, fit_half[first::stride], start_id):
@@ -113,8 +115,8 @@ def confidence_report(
             if first == 0:
                 fit.add(chunk)
             yield Progress("fitting a temperature", fitted.tokens, size)
-    for ids in fit_half:
-        frequency += np.bincount(ids, minlength=frequency.size)
+    for text in fit_half:
+        frequency += np.bincount(text.ids, minlength=frequency.size)
     temperature = fit.temperature()
     plain, cooled = Scorer(), Scorer()
     full, full_cooled = FullCalibration(), FullCalibration(temperature)
@@ -143,12 +145,13 @@ def confidence_report(
     )
 
 
-def _cut(documents: Sequence[np.ndarray], context: int) -> list[np.ndarray]:
-    """The documents; a text that is one long document in pieces as long as the context."""
-    kept = [ids for ids in documents if ids.size]
-    if len(kept) >= 4:
-        return kept
-    return [ids[first : first + context] for ids in kept for first in range(0, ids.size, context)]
+def _cut(texts: Sequence[Text], context: int) -> list[Text]:
+    """The documents; a text that is one long document in pieces as long as the context. Only what has tokens to judge."""
+    kept = [text for text in texts if text.judged]
+    if len(kept) < 4:
+        starts = ((text, first) for text in kept for first in range(0, text.ids.size, context))
+        kept = [text.part(first, first + context) for text, first in starts]
+    return [text for text in kept if text.judged]
 
 
 def _calibratedness(

@@ -73,6 +73,11 @@ class HeldOut(Sequence[np.ndarray]):
         return None if self.counted is None else self.counted[self._place(i)]
 
     @property
+    def masks(self) -> list[np.ndarray | None]:
+        """`counted_of` every document."""
+        return [self.counted_of(i) for i in range(len(self))]
+
+    @property
     def n_tokens(self) -> int:
         return len(self.ids) - len(self)
 

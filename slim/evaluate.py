@@ -53,6 +53,10 @@ class Window:
     document: int = 0  # its number ...
     first: int = 0  # ... and where in it the scored part begins
 
+    def part_of(self, mask: np.ndarray | None) -> np.ndarray | None:
+        """Of a mask (n,) over the document what belongs to the scored part; None stays None."""
+        return None if mask is None else mask[self.first : self.first + self.scored]
+
 
 def evaluate(
     model: Model,
@@ -73,8 +77,7 @@ def evaluate(
     ]
 
     def mask_of(window: Window) -> np.ndarray | None:
-        mask = None if counted is None else counted[window.document]
-        return None if mask is None else mask[window.first : window.first + window.scored]
+        return None if counted is None else window.part_of(counted[window.document])
 
     total = 0
     for window in windows:

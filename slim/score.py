@@ -13,7 +13,7 @@ from slim.decoding import DrawnToken
 from slim.errors import NO_NUMBER, DataError, ModelFileError
 from slim.events import TextScored, TokenGenerated
 from slim.generate import token_event
-from slim.scoring import logits_of
+from slim.scoring import Text, logits_of
 
 if TYPE_CHECKING:
     from slim.model import Model
@@ -33,7 +33,7 @@ def score(
         raise DataError("there is no text to score")
     decoder = tokenizer.stream()
     logprobs: list[float] = []
-    for chunk in logits_of(model, [ids], tokenizer.start_id):  # of one document they come in order
+    for chunk in logits_of(model, [Text(ids)], tokenizer.start_id):  # of one document they come in order
         measure = Measure(model.config.vocab_size, rows=chunk.targets.size)
         targets = np.ascontiguousarray(chunk.targets)
         for token_id, seen in zip(

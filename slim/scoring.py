@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,31 @@ from slim.evaluate import BATCH_TOKENS, batches_of, padded_length, windows_of
 
 if TYPE_CHECKING:
     from slim.model import Model, Workspace
+
+
+class Text(NamedTuple):
+    """A document: ids (n,) int32 without eos, and which of them are judged, (n,) bool or None for all."""
+
+    ids: np.ndarray
+    counted: np.ndarray | None = None
+
+    @property
+    def judged(self) -> int:
+        """How many tokens."""
+        return self.ids.size if self.counted is None else int(np.count_nonzero(self.counted))
+
+    def part(self, first: int, last: int) -> Text:
+        """Its ids from `first` to before `last`."""
+        counted = None if self.counted is None else self.counted[first:last]
+        return Text(self.ids[first:last], counted)
+
+
+def texts_of(
+    documents: Sequence[np.ndarray], counted: Sequence[np.ndarray | None] | None = None
+) -> list[Text]:
+    """Documents with their masks; None: all of every one is judged."""
+    masks = [None] * len(documents) if counted is None else counted
+    return [Text(ids, mask) for ids, mask in zip(documents, masks, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,13 +73,13 @@ class Scores:
         return np.split(values, borders) if values.size else []
 
 
-def logits_of(model: Model, documents: Sequence[np.ndarray], start_id: int) -> Iterator[Chunk]:
-    """The logits before each token of documents, ids (n,) int32 without eos, those of like length together."""
+def logits_of(model: Model, texts: Sequence[Text], start_id: int) -> Iterator[Chunk]:
+    """The logits before each token that is judged, those of documents of like length together."""
     context = model.config.max_seq_len
     windows = [
         window
-        for number, ids in enumerate(documents)
-        for window in windows_of(ids, context, start_id, number)
+        for number, text in enumerate(texts)
+        for window in windows_of(text.ids, context, start_id, number)
     ]
     windows.sort(key=lambda window: window.ids.size)
     workspace: Workspace | None = None
@@ -71,6 +96,9 @@ def logits_of(model: Model, documents: Sequence[np.ndarray], start_id: int) -> I
             tokens[row, :n] = window.ids[:-1]
             targets[row, :n] = window.ids[1:]
             numbers[row, scored] = window.document
+            mask = window.part_of(texts[window.document].counted)
+            if mask is not None:
+                numbers[row, scored][~mask] = -1
             positions[row, scored] = window.first + np.arange(window.scored)
         of_rows = targets.reshape(-1), numbers.reshape(-1), positions.reshape(-1)
         for rows, logits in model.logits_in_chunks(workspace, tokens):
@@ -118,6 +146,6 @@ class Scorer:
 def score_documents(model: Model, documents: Sequence[np.ndarray], start_id: int) -> Scores:
     """All tokens of documents at once."""
     scorer = Scorer()
-    for chunk in logits_of(model, documents, start_id):
+    for chunk in logits_of(model, texts_of(documents), start_id):
         scorer.add(chunk)
     return scorer.scores()

@@ -308,10 +308,12 @@ class TrainingRun:
         """Confidence, in a small part of the run's time; None when that is cut short."""
         began = time.monotonic()
         calibration: Calibration | None = None
+        held_out = self.trainer.data.validation
         for event in calibrate(
-            *(self.trainer.model, self.tokenizer, self.trainer.data.validation),
+            *(self.trainer.model, self.tokenizer, held_out),
             seconds=recipe.calibration_seconds(self.trainer.read_clock()),
             seed=self.plan.config.seed,
+            counted=held_out.masks,
         ):
             if isinstance(event, Calibration):
                 calibration = event

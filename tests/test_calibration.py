@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from slim.calibrate import FIRST_BATCH, calibrate
 from slim.calibration import NEVER, Calibration, HeldOut, ReliabilityBin
 from slim.cli.info import calibration_rows
 from slim.confidence import TokenConfidence, sustained
+from slim.confidence_report import ConfidenceReport, confidence_report
 from slim.config import GenerateConfig, ModelConfig
 from slim.decoding import DrawnToken
 from slim.evaluate import evaluate
@@ -23,7 +24,7 @@ from slim.model import Model
 from slim.parameters import Parameters
 from slim.reliability import FullCalibration, TemperatureFit, expected_error, reliability_bins
 from slim.score import score
-from slim.scoring import logits_of, score_documents
+from slim.scoring import logits_of, score_documents, texts_of
 from slim.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 TOKENIZER = Tokenizer([])
@@ -219,6 +220,37 @@ def test_a_model_of_conversations_is_calibrated_on_its_answers(model: Model, mon
     assert Calibration.from_record(record.as_dict()) == record, "answers may be empty"
 
 
+def test_only_what_was_to_be_learnt_is_judged(model: Model) -> None:
+    """Of documents shorter and longer than the context; one of them has nothing that is judged."""
+    texts = documents(40, 33, 25, 130, 7, 61)
+    random = np.random.default_rng(1)
+    masks: list[np.ndarray | None] = [random.random(ids.size) < 0.4 for ids in texts]
+    masks[2], masks[5] = np.zeros(25, np.bool_), None
+    scores = score_documents(model, texts, TOKENIZER.eos_id)
+    wanted = np.concatenate([np.ones(61, np.bool_) if mask is None else mask for mask in masks])
+    sampler = GenerateConfig(max_tokens=8)
+    *_, record = calibrate(model, TOKENIZER, texts, sampler, samples=4, counted=masks)
+    assert isinstance(record, Calibration) and record.held_out is not None
+    held_out = record.held_out
+    assert (held_out.documents, held_out.tokens) == (5, int(wanted.sum()))
+    judged = np.exp(scores.logprob[wanted])
+    assert held_out.p_percentiles[10] == pytest.approx(float(np.median(judged)), rel=0.02)
+    report = ended(confidence_report(model, texts, TOKENIZER.eos_id, counted=masks))
+    first, third = (scores.documents == number for number in (1, 4))
+    mine = wanted & (first | third)
+    assert report.tokens == int(mine.sum()) and report.fitted_tokens == int((wanted & ~mine).sum())
+    assert report.plain.nats == pytest.approx(-float(scores.logprob[mine].mean()), rel=1e-4)
+
+
+def ended(steps: Generator[Progress, None, ConfidenceReport]) -> ConfidenceReport:
+    """What a generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
 def test_a_calibration_cut_short_still_reads_a_little_of_both_halves(model: Model) -> None:
     *_, record = calibrate(model, TOKENIZER, documents(*[2100] * 8), seconds=0.0)
     assert isinstance(record, Calibration) and record.samples == FIRST_BATCH
@@ -232,7 +264,7 @@ def test_temperature_is_the_one_that_the_logits_were_multiplied_by(model: Model)
     random = np.random.default_rng(0)
     fit, plain, cooled = TemperatureFit(), FullCalibration(), FullCalibration(1.3)
     best, correct = [], []
-    for chunk in logits_of(model, documents(*[400] * 20), TOKENIZER.eos_id):
+    for chunk in logits_of(model, texts_of(documents(*[400] * 20)), TOKENIZER.eos_id):
         z = chunk.logits.astype(np.float64) / 1.3
         noise = -np.log(-np.log(random.random(z.shape)))
         drawn = dataclasses.replace(chunk, targets=(z + noise).argmax(1).astype(np.int32))

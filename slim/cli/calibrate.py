@@ -113,6 +113,7 @@ def _events(
         samples=SAMPLES if samples is None else samples,
         seconds=args.seconds,
         seed=args.seed,
+        counted=documents.masks,
     )
     for event in steps:
         if isinstance(event, Calibration):

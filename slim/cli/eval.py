@@ -167,8 +167,11 @@ def _events(
 
         record = metadata.get("calibration")
         calibration = usable_calibration(record if isinstance(record, dict) else None)
-        yield (yield from confidence_report(model, list(documents), tokenizer.start_id, calibration))
+        yield (
+            yield from confidence_report(
+                model, documents, tokenizer.start_id, calibration, counted=documents.masks
+            )
+        )
         return
-    counted = [documents.counted_of(i) for i in range(len(documents))]
     n_bytes = int(documents.n_bytes.sum())
-    yield (yield from evaluate(model, documents, n_bytes, tokenizer.start_id, counted))
+    yield (yield from evaluate(model, documents, n_bytes, tokenizer.start_id, documents.masks))
