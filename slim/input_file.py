@@ -81,7 +81,7 @@ def open_input(path: str | Path, error: type[SlimError]) -> tuple[FileIO, int]:
         if not stat.S_ISREG(status.st_mode):
             raise error(f"{path}: is a pipe or a device: save what it holds to a file first")
         if status.st_size == 0:
-            raise error(f"{path}: is empty")
+            raise error(f"{path}: is empty: give a file that holds something")
         return FileIO(fd, "rb"), status.st_size
     except BaseException:
         os.close(fd)

@@ -104,7 +104,7 @@ def stdin_file(path: str | Path) -> TextFile:
     except OSError as problem:
         raise DataError(f"{name}: what was kept of it, {path}, is gone") from problem
     if size == 0:
-        raise DataError(f"{name}: is empty")
+        raise DataError(f"{name}: is empty: give a text")
     return TextFile(str(path), name, size)
 
 
