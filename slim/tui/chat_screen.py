@@ -311,28 +311,48 @@ class ChatScreen(WritingScreen):
         self._show_status()
 
     def _show_status(self) -> None:
-        """The context, what left it, and whether training waits."""
+        """The context, what left it, and whether training waits: in fewer words where there is less room."""
+        status = self.query_one("#status", Static)
+        width = status.content_size.width or self.size.width
+        use, badges = self._context_use(), self._badges()
+        line = next(
+            (one for badge in badges if (one := use + badge).cell_len <= width), use + badges[-1]
+        )
+        if line.cell_len > width:  # what happens now before a picture of what was
+            line = self._context_use(with_bar=False) + badges[-1]
+        status.update(line, layout=False)
+        left = self.chat.left - self._gone if self.chat is not None else -1
+        if 0 <= left < len(self._marks):
+            self.text.forget(self._marks[left])
+
+    def _context_use(self, with_bar: bool = True) -> Text:
+        """How much of the context the conversation takes, and what left it."""
         line = Text(no_wrap=True, overflow="ellipsis")
         chat = self.chat
-        if chat is not None:
-            use = chat.context_use
-            # A reply is a turn once it is whole.
-            used = min(
-                use.used + (len(self.logprobs) if self.writing is not None else 0), use.limit
-            )
+        if chat is None:
+            return line
+        use = chat.context_use
+        # A reply is a turn once it is whole.
+        used = min(use.used + (len(self.logprobs) if self.writing is not None else 0), use.limit)
+        line.append("context ")
+        if with_bar:
             plain = self.slim.ascii_only
-            line.append("context ")
             line.append(bar(used / use.limit, BAR_CELLS, plain).replace(" ", "." if plain else "░"))
-            line.append(f" {used:,} of {use.limit:,} tokens")
-            if chat.left:
-                turns = "turn has" if chat.left == 1 else "turns have"
-                line.append(f", {chat.left} {turns} left it", Style(italic=True))
-            if 0 <= chat.left - self._gone < len(self._marks):
-                self.text.forget(self._marks[chat.left - self._gone])
-        if self.writing is not None and self.writing.holds_training:
-            badge = f" training waits at step {self._held_step:,} for this reply "
-            line.append("  ").append(badge, Style(reverse=True, bold=True))
-        self.query_one("#status", Static).update(line, layout=False)
+            line.append(" ")
+        line.append(f"{used:,} of {use.limit:,} tokens")
+        if chat.left:
+            turns = "turn has" if chat.left == 1 else "turns have"
+            line.append(f", {chat.left} {turns} left it", Style(italic=True))
+        return line
+
+    def _badges(self) -> list[Text]:
+        """That training waits for this reply, the shortest words last; one without any where it does not."""
+        if self.writing is None or not self.writing.holds_training:
+            return [Text()]
+        waits = "training waits"
+        at = f"{waits} at step {self._held_step:,}"
+        style = Style(reverse=True, bold=True)
+        return [Text.assemble("  ", (f" {words} ", style)) for words in (f"{at} for this reply", at, waits)]
 
     def _speaker(self) -> str:
         return "model" if self.model is None else Path(self.model.name).stem

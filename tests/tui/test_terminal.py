@@ -117,11 +117,28 @@ def test_left_while_it_writes_and_trains(open_terminal) -> None:  # type: ignore
     terminal.wait_for("Enter sends")
     terminal.type("the cat\r")
     terminal.wait_for("tokens/s")
+    for size in ((120, 40), (62, 17), (80, 24)):
+        terminal.type("the dog\r")
+        terminal.resize(size)
+        terminal.wait_for("the dog")
+        terminal.forget()
     terminal.type("the dog\r\x11")
     terminal.wait_for("keep training, without the dashboard")
     terminal.type("s")
     assert terminal.end(60) == 0
     assert terminal.restored
+
+
+def test_killed_while_it_writes_and_trains(open_terminal, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    terminal = train(open_terminal)
+    terminal.type("4")
+    terminal.wait_for("Enter sends")
+    terminal.type("the cat\r")
+    terminal.wait_for("Esc stops|tokens/s")
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.end(60) == 128 + signal.SIGTERM
+    assert terminal.restored
+    assert (tmp_path / "out.bin.run" / "last").is_file()
 
 
 def test_a_run_goes_on_without_the_dashboard(open_terminal, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
