@@ -119,9 +119,9 @@ def test_left_while_it_writes_and_trains(open_terminal) -> None:  # type: ignore
     terminal.wait_for("tokens/s")
     for size in ((120, 40), (62, 17), (80, 24)):
         terminal.type("the dog\r")
-        terminal.resize(size)
-        terminal.wait_for("the dog")
         terminal.forget()
+        terminal.resize(size)
+        terminal.wait_for("context")  # the whole screen anew
     terminal.type("the dog\r\x11")
     terminal.wait_for("keep training, without the dashboard")
     terminal.type("s")
