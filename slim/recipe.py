@@ -26,6 +26,9 @@ SEQ_LEN = 256
 # `train`: the first preset whose text is at least this long, in bytes.
 TRAIN_PRESETS = ((3_000_000, "default"), (1_200_000, "small"), (0, "tiny"))
 FINETUNE_RATE = 1e-3  # peak learning rate of `finetune`, with AdamW: it was found with that
+KNOWN_BITS = 1.3  # per byte of held-out text: a base that needs fewer has little to learn and something to lose ...
+KNOWN_RATE = 2e-4  # ... and is finetuned at this rate
+BASE_TOKENS = 16_384  # of the held-out text that the base is judged on
 PATIENCE = 4  # evaluations without a better loss before `train` and `finetune` stop
 
 EVALUATIONS = 15
@@ -68,6 +71,11 @@ def train_config(request: Request) -> TrainConfig:
         values["learning_rate"], values["optimizer"] = FINETUNE_RATE, "adamw"
     values.update(request.settings.train)
     return TrainConfig(**values)  # type: ignore[arg-type]
+
+
+def finetune_rate(bits_per_byte: float) -> float:
+    """The peak learning rate for a base that needs so many bits for a byte of held-out text."""
+    return KNOWN_RATE if bits_per_byte < KNOWN_BITS else FINETUNE_RATE
 
 
 def batch_shape(config: TrainConfig, seq_len: int) -> tuple[int, int]:

@@ -33,6 +33,7 @@ from slim.config import ModelConfig, TrainConfig
 from slim.corpus import Corpus, survey
 from slim.data import TokenData, choose_seq_len
 from slim.errors import ConfigError, DataError, ModelFileError, SlimError, UsageError
+from slim.evaluate import evaluate
 from slim.events import Event, Note, Progress, TrainFinished
 from slim.input_file import HEAD_BYTES
 from slim.kernels.table import kernels_of
@@ -55,7 +56,7 @@ from slim.tokenizer import (
     compile_tokenizer,
 )
 from slim.trainer import Trainer
-from slim.training_run import TrainingRun
+from slim.training_run import TrainingRun, held_out_part
 from slim.wording import duration
 
 SILENT_SECONDS = 0.5  # of a stage, before its progress is told
@@ -184,10 +185,12 @@ def _begin(
     check_fits(memory, sizes.n_parameters)
     yield from _compiled(precision, config.optimizer, control)
     trainer = Trainer(Model(sizes, parameters, precision), data, config, B, T)
+    if base is not None:
+        trainer.config = yield from _with_rate_for(trainer, tokenizer, request, control)
 
     directory.clear()
     total_steps = yield from _count_steps(trainer, control, began)
-    config = recipe.with_intervals(config, total_steps, trainer.steps_per_epoch)
+    config = recipe.with_intervals(trainer.config, total_steps, trainer.steps_per_epoch)
     trainer.config = config
     plan = Plan(
         request=request,
@@ -204,6 +207,24 @@ def _begin(
     directory.write_settings(plan.as_record())
     trainer.start_clock(began)
     return TrainingRun(plan, directory, control, trainer, tokenizer, history), memory, threads
+
+
+def _with_rate_for(
+    trainer: Trainer, tokenizer: Tokenizer, request: Request, control: RunControl
+) -> Generator[Event, None, TrainConfig]:
+    """What the base makes of the held-out text is told, and decides on the learning rate where nobody asked for one."""
+    part = held_out_part(trainer.data, tokenizer, recipe.BASE_TOKENS)
+    if not part.documents:
+        return trainer.config
+    steps = evaluate(trainer.model, part.documents, part.n_bytes, tokenizer.start_id, part.counted)
+    found = yield from _told(steps, control)
+    words = f"without training the base has {found.bits_per_byte:.3f} bits/byte on held-out text"
+    if "learning_rate" in request.settings.train:
+        yield Note(words)
+        return trainer.config
+    rate = recipe.finetune_rate(found.bits_per_byte)
+    yield Note(f"{words}: the learning rate is {rate:g}")
+    return dataclasses.replace(trainer.config, learning_rate=rate)
 
 
 def _count_steps(

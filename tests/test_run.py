@@ -275,6 +275,29 @@ def test_saves_are_rare_when_evaluations_are_frequent(corpus: Path) -> None:
     assert len(of_kind(events, EvalFinished)) == STEPS
 
 
+@pytest.mark.parametrize(
+    ("known_bits", "asked", "rate"),
+    [(0.0, {}, recipe.FINETUNE_RATE), (99.0, {}, recipe.KNOWN_RATE), (99.0, {"learning_rate": 3e-3}, 3e-3)],
+)
+def test_what_the_base_knows_decides_on_the_rate(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, known_bits: float, asked: dict[str, float], rate: float
+) -> None:
+    monkeypatch.setattr(recipe, "KNOWN_BITS", known_bits)
+    base = corpus.parent / "base.bin"
+    list(run.start(request(corpus, out=str(base))))
+    values = {"max_steps": 110, "batch_tokens": 64, "seq_len": 16, "precision": "fp32", "sample_tokens": 0}
+    values |= {"calibrate": False, "patience": 0}
+    wanted = Request(
+        *("finetune", str(corpus), 50.0, str(corpus.parent / "tuned.bin"), str(base)), settings=Settings(values | asked)
+    )
+    events = list(run.start(wanted))
+    assert max(event.learning_rate for event in of_kind(events, StepFinished)) == pytest.approx(rate, rel=1e-3)
+    told = [note.text for note in of_kind(events, Note) if "without training the base has" in note.text]
+    assert len(told) == 1 and (f"the learning rate is {rate:g}" in told[0]) == (not asked)
+    plan = Plan.from_record(read_settings(wanted.out), Path(wanted.out))
+    assert plan.config.learning_rate == rate, "going on needs no decision"
+
+
 def test_finetune_keeps_vocabulary_and_sizes(corpus: Path) -> None:
     base = corpus.parent / "base.bin"
     list(run.start(request(corpus, out=str(base))))
