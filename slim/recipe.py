@@ -6,7 +6,7 @@ that they come from; what it does not list is a first choice.
     vocabulary              choose_vocab_size(bytes of the text), in tokenizer.py
     model, pretrain         the defaults of ModelConfig
     model, train            the preset in TRAIN_PRESETS that fits the bytes of the text
-    model, finetune         the base's
+    model, finetune         the base's; see finetune_rate
     training sequences      min(SEQ_LEN, the model's context), shorter for a text that has fewer than two of them
     evaluations             about EVALUATIONS in a run, MIN_EVAL_STEPS to MAX_EVAL_STEPS apart; where training may stop
                             early at least one per epoch
@@ -25,9 +25,8 @@ from slim.request import Request
 SEQ_LEN = 256
 # `train`: the first preset whose text is at least this long, in bytes.
 TRAIN_PRESETS = ((3_000_000, "default"), (1_200_000, "small"), (0, "tiny"))
-FINETUNE_RATE = 1e-3  # peak learning rate of `finetune`, with AdamW: it was found with that
 KNOWN_BITS = 1.3  # per byte of held-out text: a base that needs fewer has little to learn and something to lose ...
-KNOWN_RATE = 2e-4  # ... and is finetuned at this rate
+KNOWN_SHARE = 0.1  # ... and is finetuned at this share of the learning rate
 BASE_TOKENS = 16_384  # of the held-out text that the base is judged on
 PATIENCE = 4  # evaluations without a better loss before `train` and `finetune` stop
 
@@ -67,15 +66,16 @@ def train_config(request: Request) -> TrainConfig:
     values: dict[str, object] = {"epochs": request.epochs}
     if request.command in ("train", "finetune"):
         values["patience"] = PATIENCE
-    if request.command == "finetune":
-        values["learning_rate"], values["optimizer"] = FINETUNE_RATE, "adamw"
     values.update(request.settings.train)
     return TrainConfig(**values)  # type: ignore[arg-type]
 
 
-def finetune_rate(bits_per_byte: float) -> float:
-    """The peak learning rate for a base that needs so many bits for a byte of held-out text."""
-    return KNOWN_RATE if bits_per_byte < KNOWN_BITS else FINETUNE_RATE
+def finetune_rate(rate: float, bits_per_byte: float) -> float:
+    """The peak learning rate for a base that needs so many bits for a byte of held-out text, from that of pretraining.
+
+    What a base knows nothing of is learnt like any text.
+    """
+    return KNOWN_SHARE * rate if bits_per_byte < KNOWN_BITS else rate
 
 
 def batch_shape(config: TrainConfig, seq_len: int) -> tuple[int, int]:

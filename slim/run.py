@@ -222,7 +222,7 @@ def _with_rate_for(
     if "learning_rate" in request.settings.train:
         yield Note(words)
         return trainer.config
-    rate = recipe.finetune_rate(found.bits_per_byte)
+    rate = recipe.finetune_rate(trainer.config.learning_rate, found.bits_per_byte)
     yield Note(f"{words}: the learning rate is {rate:g}")
     return dataclasses.replace(trainer.config, learning_rate=rate)
 

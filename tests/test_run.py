@@ -32,7 +32,7 @@ from slim import (
 )
 from slim.calibration import Calibration
 from slim.compute import submit
-from slim.config import GenerateConfig
+from slim.config import GenerateConfig, TrainConfig
 from slim.conversation import knows_roles
 from slim.errors import (
     ConfigError,
@@ -277,7 +277,7 @@ def test_saves_are_rare_when_evaluations_are_frequent(corpus: Path) -> None:
 
 @pytest.mark.parametrize(
     ("known_bits", "asked", "rate"),
-    [(0.0, {}, recipe.FINETUNE_RATE), (99.0, {}, recipe.KNOWN_RATE), (99.0, {"learning_rate": 3e-3}, 3e-3)],
+    [(0.0, {}, 2e-3), (99.0, {}, 2e-4), (99.0, {"learning_rate": 3e-3}, 3e-3)],
 )
 def test_what_the_base_knows_decides_on_the_rate(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, known_bits: float, asked: dict[str, float], rate: float
@@ -309,8 +309,8 @@ def test_finetune_keeps_vocabulary_and_sizes(corpus: Path) -> None:
     )
     events = list(run.start(asked))
     rates = [event.learning_rate for event in of_kind(events, StepFinished)]
-    assert max(rates) == recipe.FINETUNE_RATE
-    assert Plan.from_record(read_settings(asked.out), Path(asked.out)).config.optimizer == "adamw"
+    assert max(rates) == TrainConfig().learning_rate
+    assert Plan.from_record(read_settings(asked.out), Path(asked.out)).config.optimizer == "muon"
     assert losses(events)[0] < 5.0, "it begins with what the base knows"
     model, tokenizer, metadata = load_model(asked.out)
     assert tokenizer.to_json() == load_model(base)[1].to_json() and model.config.dim == 16
