@@ -66,6 +66,8 @@ def train_config(request: Request) -> TrainConfig:
     values: dict[str, object] = {"epochs": request.epochs}
     if request.command in ("train", "finetune"):
         values["patience"] = PATIENCE
+    if request.command == "finetune":
+        values["optimizer"] = "adamw"
     values.update(request.settings.train)
     return TrainConfig(**values)  # type: ignore[arg-type]
 

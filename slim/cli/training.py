@@ -50,7 +50,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, sizes: bool) -> None:
         "--optimizer",
         metavar="|".join(OPTIMIZERS),
         help="of the matrices inside the layers; embeddings, head and norms are always AdamW's "
-        "(default: muon)",
+        f"(default: {'muon' if sizes else 'adamw'})",
     )
     recipe.add_argument(
         "--split",
