@@ -7,22 +7,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from rich.table import Table
-from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import ContentSwitcher, Footer, Input, RichLog, Static
+from textual.widgets import ContentSwitcher, Footer, Input, Static
 
 from slim.atomic_file import PREVIOUS_SUFFIX
 from slim.errors import DivergedError, SaveError, SlimError
 from slim.run_directory import directory_of
-from slim.safe_text import safe_line, safe_text
+from slim.safe_text import safe_line
+from slim.tui.event_log import EventLog
 from slim.tui.gauges import Gauges, memory_of
 from slim.tui.loss_chart import LossChart, glyphs_for
-from slim.tui.run_view import LOG_LINES, RunView
+from slim.tui.run_view import RunView
 from slim.tui.samples import Samples
 from slim.tui.session import LocalRun
 from slim.tui.top_bar import TopBar
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 # the thread that draws would take a greater share of a core from the training: a large terminal, a slow machine.
 SECONDS_BETWEEN_DRAWINGS = (1.0, 2.0, 4.0)
 LEAST_SHARE, MOST_SHARE = 0.012, 0.03
-LEVELS = {"info": "", "good": "green", "warning": "yellow", "error": "bold red"}
 
 
 class Monitor(Vertical):
@@ -79,7 +77,7 @@ class TrainScreen(Screen[None]):
     TrainScreen #right { height: 8; }
     TrainScreen.-low #right { height: 5; }
     TrainScreen.-tall #right { height: 45%; }
-    TrainScreen #log { height: 1fr; background: $background; padding: 0 1; scrollbar-size-vertical: 1; display: none; }
+    TrainScreen #log { height: 1fr; display: none; }
     TrainScreen #samples { height: 1fr; }
     TrainScreen.-log #log { display: block; }
     TrainScreen.-log #samples { display: none; }
@@ -104,7 +102,6 @@ class TrainScreen(Screen[None]):
         self._pace = 0  # which of SECONDS_BETWEEN_DRAWINGS
         self._status: tuple[object, ...] | None = None
         self._notice_shown: Content | None = None
-        self._log_version = self._log_width = 0
         self._memory: int | None = None  # of the process that trains, as far as it was known
 
     @property
@@ -145,14 +142,7 @@ class TrainScreen(Screen[None]):
                         yield Gauges(plain, id="gauges")
                     with Vertical(id="right"):
                         yield Samples(plain, id="samples")
-                        yield RichLog(
-                            max_lines=LOG_LINES,
-                            wrap=True,
-                            markup=False,
-                            highlight=False,
-                            min_width=20,
-                            id="log",
-                        )
+                        yield EventLog(id="log")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -185,8 +175,6 @@ class TrainScreen(Screen[None]):
             self._shown, self._shown_view = run, run.view
             self._status = None
             self._memory = None
-            self._log_version = 0
-            self.query_one(RichLog).clear()
             self.chart.set_runs([one.view for one in self.slim_app.session.watched])
             self.samples.chosen = 0
             several = len(self.slim_app.session.watched) > 1
@@ -228,7 +216,7 @@ class TrainScreen(Screen[None]):
             self.chart.redraw(if_changed=not now)
             self._draw_gauges(run)
         self.samples.show(view)
-        self._draw_log(view)
+        self.query_one(EventLog).show(view)
 
     def _choose_pace(self, seconds: float) -> None:
         """By the share of a core that this thread took since the last drawing."""
@@ -246,21 +234,6 @@ class TrainScreen(Screen[None]):
             run.view.memory.add(float(memory))
         self._memory = memory or self._memory
         self.query_one(Gauges).show(run.view, self._memory)
-
-    def _draw_log(self, view: RunView) -> None:
-        """New lines; all of them where the width is another one, for a log does not break its lines again."""
-        log = self.query_one(RichLog)
-        if log.size.width != self._log_width:
-            self._log_width, self._log_version = log.size.width, 0
-            log.clear()
-        fresh = min(view.log_version - self._log_version, len(view.log))
-        for entry in list(view.log)[-fresh:] if fresh > 0 and log.size.width else ():
-            line = Table.grid(padding=(0, 1))
-            line.add_column(style="dim", min_width=8, justify="right")
-            line.add_column(style=LEVELS.get(entry.level, ""))
-            line.add_row(entry.when, Text(safe_text(entry.text)))
-            log.write(line)
-            self._log_version = view.log_version
 
     def _draw_status(self, run: LocalRun | FollowedRun, due: bool) -> None:
         """The status line: at once where the run does something else, and its numbers when they are `due`."""
@@ -340,6 +313,11 @@ class TrainScreen(Screen[None]):
                 self._what_next(run),
             )  # fmt: skip
         finished = view.state.finished
+        if _never_began(run):
+            words = ["it ended before the first step"] if finished is None else farewell(finished, view.out)
+            return Content.assemble(
+                (f"{safe_line(words[0])}. ", "$warning bold"), ("n", "$accent bold"), " opens the form"
+            )
         if finished is not None:
             words = farewell(finished, view.out)[:2]
             return Content.assemble(
@@ -358,7 +336,7 @@ class TrainScreen(Screen[None]):
     def _what_is_saved(view: RunView) -> str:
         folder = directory_of(view.out)
         saved = view.state.saved
-        if saved is not None and (folder / "last").exists():
+        if saved is not None and os.path.exists(folder / "last"):
             return f"Saved: everything up to step {saved.step:,}, in {folder}."
         if view.state.step:
             return f"Nothing was saved; the log is in {folder}."
@@ -479,7 +457,7 @@ class TrainScreen(Screen[None]):
     def action_new_run(self) -> None:
         """The form again: as it was filled in for a run that could not begin, else for a new one."""
         run = self.run_shown
-        if run is not None and run is self._from_form and run.view.problem and not run.view.state.step:
+        if run is not None and run is self._from_form and not run.training and not run.view.state.step:
             self._form_wanted = True
             self._choose_content()
             self.form.field("data").focus()
@@ -550,18 +528,18 @@ class TrainScreen(Screen[None]):
 
 
 def _never_began(run: LocalRun | FollowedRun) -> bool:
-    """Whether it failed before there was anything to go on with or to write with."""
-    if run.view.problem is None or run.view.state.step:
+    """Whether it ended before there was anything to go on with or to write with."""
+    if run.training or run.view.state.step:
         return False
     folder = directory_of(run.out)
-    saved = any((folder / name).exists() for name in ("last", f"last{PREVIOUS_SUFFIX}"))
+    saved = any(os.path.exists(folder / name) for name in ("last", f"last{PREVIOUS_SUFFIX}"))
     return not saved and _model_of(run) is None
 
 
 def _model_of(run: LocalRun | FollowedRun) -> Path | None:
     """The file of its best model so far."""
     paths = (Path(run.out), directory_of(run.out) / "best")
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def bar(done: int, total: int, width: int, ascii_only: bool) -> str:
