@@ -386,10 +386,7 @@ class _Oddities:
 
 def _form_of(file: TextFile, split: str, plain: bool, limit: int | None) -> tuple[str, str]:
     """How a file is read, and where its documents end. DataError when it is no text."""
-    head = _head(file)
-    kind = kind_of(head[:HEAD_BYTES])
-    if kind is not None:
-        raise DataError(f"{file.name}: is {kind}, but plain UTF-8 text is needed")
+    head = text_head(file)
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if file.name.lower().endswith(".json") and start[:1] == b"[":
         raise DataError(
@@ -414,13 +411,18 @@ def _begins_with_record(start: bytes) -> bool:
     )
 
 
-def _head(file: TextFile) -> bytes:
+def text_head(file: TextFile) -> bytes:
+    """How a file begins. DataError when that is known to be no text."""
     opened, _ = open_input(file.path, DataError)
     with opened:
         try:
-            return opened.read(TRANSCRIPT_BYTES) or b""
+            head = opened.read(TRANSCRIPT_BYTES) or b""
         except OSError as problem:
             raise DataError(f"{file.name}: cannot be read: {reason(problem)}") from problem
+    kind = kind_of(head[:HEAD_BYTES])
+    if kind is not None:
+        raise DataError(f"{file.name}: is {kind}, but plain UTF-8 text is needed")
+    return head
 
 
 def _cut_note(

@@ -121,6 +121,15 @@ class OpenedFile:
             view = view[count:]
 
 
+def typed_path(text: str | Path) -> Path:
+    """A path as somebody typed it: ~ is the home folder, ~NAME that of a user; a name like any other where there is none."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def reason(problem: Exception) -> str:
     """The operating system's words for what went wrong, in lower case like the rest of the line."""
     words = getattr(problem, "strerror", None) or str(problem)

@@ -8,6 +8,7 @@ import shlex
 from slim.events import EvalFinished, Progress, RunStarted, TrainFinished
 
 COMPILING = "compiling "  # is how such stages begin
+FIRST_RUN = " (first run only)"
 
 
 def introduction(event: RunStarted) -> list[str]:
@@ -28,7 +29,7 @@ def introduction(event: RunStarted) -> list[str]:
 def stage_line(event: Progress) -> str:
     """A stage and how far it is."""
     if event.stage.startswith(COMPILING):
-        return f"{event.stage} {event.done}/{event.total} (first run only)"
+        return f"{event.stage} {event.done}/{event.total}{FIRST_RUN}"
     share = 100 * event.done // event.total if event.total else 0
     return f"{event.stage} {share} %"
 

@@ -16,6 +16,7 @@ from slim.cli.sampler import DEFAULTS, add_sampler_options, generate_config
 from slim.cli.shading_options import add_options
 from slim.errors import SlimError, UsageError
 from slim.events import GenerateFinished, Note, TokenGenerated
+from slim.input_file import typed_path
 from slim.wording import counted
 
 if TYPE_CHECKING:
@@ -290,10 +291,10 @@ class _Talk:
         self._answer(lambda stop: self._chat.edit(rest, stop))
 
     def _save(self, rest: str) -> None:
-        path = Path(rest).expanduser() if rest else self._file
+        path = typed_path(rest) if rest else self._file
         if path is None:
             raise UsageError("/save needs a file to write to")
-        if path != self._file and path.exists():
+        if path != self._file and os.path.lexists(path):
             raise UsageError(f"{path}: exists: choose another name")
         self._chat.save(path)
         self._file = path
@@ -304,7 +305,7 @@ class _Talk:
             raise UsageError("/load needs the file of a conversation")
         from slim.compute import call
 
-        path = Path(rest).expanduser()
+        path = typed_path(rest)
         call(lambda: self._chat.load(path))
         self._file = path
         last = self._chat.turns[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from textual.widgets import Input, TextArea
 from slim.compute import Engine, Job
 from slim.errors import SlimError
 from slim.events import Note, Progress
+from slim.input_file import reason, typed_path
 from slim.operating_system import STOP_SIGNALS
 from slim.run_directory import directory_of
 from slim.safe_text import safe_line
@@ -42,7 +44,8 @@ from slim.tui.session import AppSession, LocalRun, OpenModel, opening
 from slim.tui.suspension import Suspension
 from slim.tui.theme import DARK, light
 from slim.tui.train_screen import TrainScreen
-from slim.wording import stage_line
+from slim.tui.whole_paste import use_whole_pastes
+from slim.wording import FIRST_RUN, stage_line
 
 TICKS_PER_SECOND = 8
 LEAST_WIDTH, LEAST_HEIGHT = 60, 16
@@ -69,6 +72,9 @@ class SlimApp(App[Outcome]):
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 (as Textual declares it)
+    # Textual's three lines would scroll a text of five lines wherever the mouse goes, by sixty lines a second.
+    SELECT_AUTO_SCROLL_LINES = 2
+    SELECT_AUTO_SCROLL_SPEED = 20.0
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         "home": HomeScreen,
         "train": TrainScreen,
@@ -102,7 +108,8 @@ class SlimApp(App[Outcome]):
     ) -> None:
         """paths: a model, a text, or runs to watch   run: one that this process trains already"""
         super().__init__()
-        use_quick_escape()  # before the driver is started
+        use_quick_escape()  # both before the driver is started
+        use_whole_pastes()
         if self.no_color:
             own = Colourless(lambda: Color.parse(self.current_theme.background or "black"))
             self._filters = [own if isinstance(one, Monochrome) else one for one in self._filters]
@@ -117,6 +124,7 @@ class SlimApp(App[Outcome]):
         self._doing = ""
         self.opening: Job[Progress | Note | OpenModel] | None = None
         self._opening_path: Path | None = None
+        self._opening_from = ""  # the screen on which it was asked for
         self._stage = ""
         self._paths = list(paths)
         self._pages = ["home"]
@@ -249,8 +257,8 @@ class SlimApp(App[Outcome]):
                 self._remember(event.path)
                 self.session_changed.publish(None)
                 self.notify(f"{safe_line(event.name)} is open", markup=False, timeout=3)
-                if self._pages[-1] not in ("generate", "chat"):
-                    self._go("generate")
+                if self._pages[-1] == self._opening_from and self._opening_from not in ("generate", "chat"):
+                    self._go("generate")  # whoever has gone elsewhere meanwhile stays there
         if job.done:
             self.opening, self._stage = None, ""
 
@@ -258,7 +266,7 @@ class SlimApp(App[Outcome]):
         """What is going on, for the corner of every screen."""
         if self.opening is not None:
             name = self._opening_path.name if self._opening_path is not None else ""
-            return f"{self._stage or 'opening'} {name}"
+            return f"{self._stage.removesuffix(FIRST_RUN) or 'opening'} {name}"
         run = self.session.run
         if run is not None and run.training:
             state = run.view.state
@@ -332,14 +340,11 @@ class SlimApp(App[Outcome]):
             self.open_path(paths[0])
 
     def open_path(self, path: Path) -> None:
-        """Open a model, watch a run, or train on a text: what it is, decides."""
-        path = path.expanduser()
+        """Open a model, watch a run, or train on a text or a folder of texts: what it is, decides."""
+        path = typed_path(path)
         try:
-            if path.is_dir():
-                if path.name.endswith(RUN_SUFFIX):
-                    self.watch_runs([path])
-                else:
-                    self.complain(OSError(f"{path}: is a folder, but no run (NAME.run)"))
+            if path.is_dir() and path.name.endswith(RUN_SUFFIX):
+                self.watch_runs([path])
             elif not path.exists():
                 self.complain(OSError(f"{path}: there is no such file"))
             elif looks_like_model(path):
@@ -347,13 +352,13 @@ class SlimApp(App[Outcome]):
             else:
                 self.train_on(path)
         except OSError as problem:
-            self.complain(problem)
+            self.complain(OSError(f"{path}: {reason(problem)}"))
 
     def open_model(self, path: Path) -> None:
         """Read a model, in the engine thread."""
         if self.opening is not None:
             self.opening.cancel(wait=False)
-        self._opening_path, self._stage = path, ""
+        self._opening_path, self._opening_from, self._stage = path, self._pages[-1], ""
         self.opening = self.session.engine.submit(opening(path))
         self.session_changed.publish(None)
 
@@ -365,7 +370,7 @@ class SlimApp(App[Outcome]):
             out = path.with_name(path.name.removesuffix(RUN_SUFFIX))
             if own is not None and own.training and Path(own.out).absolute() == out.absolute():
                 runs.append(own)
-            elif directory_of(out).is_dir():
+            elif os.path.isdir(directory_of(out)):
                 runs.append(FollowedRun(out, self.session.engine))
                 self._remember(out)
             else:

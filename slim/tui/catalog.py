@@ -14,9 +14,9 @@ from pathlib import Path
 import platformdirs
 
 from slim.atomic_file import replace_file
-from slim.errors import SaveError, SlimError
+from slim.errors import DataError, SaveError, SlimError
 from slim.events import EvalFinished, StepFinished, from_record
-from slim.input_file import reason
+from slim.input_file import open_input, reason
 from slim.run_directory import RESULT, SETTINGS, directory_of, read_settings, trainer_of
 
 RECENT = 20  # paths that are remembered
@@ -70,9 +70,10 @@ def _found_in(folder: Path) -> list[Path]:
 def looks_like_model(path: Path) -> bool:
     """Whether a file begins like one of ours."""
     try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError:
+        file, _ = open_input(path, DataError)  # a pipe would never say what it holds
+        with file:
+            head = file.read(9) or b""
+    except (OSError, SlimError):
         return False
     return head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < 2**32
 

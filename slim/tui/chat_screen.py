@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -373,7 +374,7 @@ class ChatScreen(WritingScreen):
 def _unused(path: Path) -> Path:
     """The path, or one with a number that is not there yet."""
     number, found = 2, path
-    while found.exists():
+    while os.path.lexists(found):
         found = path.with_stem(f"{path.stem}-{number}")
         number += 1
     return found

@@ -15,6 +15,7 @@ from textual.suggester import Suggester
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from slim.input_file import typed_path
 from slim.safe_text import safe_line
 from slim.tui.safe_input import SafeInput
 
@@ -33,9 +34,7 @@ class PathSuggester(Suggester):
         head, _, begun = value.rpartition("/")
         if begun in ("", "."):
             return None
-        folder = (
-            self._folder / Path(head + "/" if head or value.startswith("/") else "").expanduser()
-        )
+        folder = self._folder / typed_path(head + "/" if head or value.startswith("/") else "")
         try:
             with os.scandir(folder) as items:
                 names = sorted(
@@ -77,7 +76,7 @@ class OpenDialog(ModalScreen[Path | None]):
                 id="path",
             )
             yield Static(
-                "a text file: train on it\na model: write and chat with it\n"
+                "a text file or a folder of them: train on it\na model: write and chat with it\n"
                 "a run (NAME.run): watch it\nright arrow completes the name, Esc goes back",
                 classes="hint",
             )
@@ -85,7 +84,7 @@ class OpenDialog(ModalScreen[Path | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """The path is whole."""
         text = event.value.strip()
-        self.dismiss(self._folder / Path(text).expanduser() if text and "\0" not in text else None)
+        self.dismiss(self._folder / typed_path(text) if text and "\0" not in text else None)
 
     def action_cancel(self) -> None:
         """Nothing is opened."""

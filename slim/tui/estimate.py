@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from slim import recipe
-from slim.errors import DataError
-from slim.input_file import reason
+from slim.corpus import text_head
 from slim.request import Request
+from slim.text_files import find_files
 from slim.tui.catalog import Entry, describe, read_recent
 
 BYTES_PER_TOKEN = 3.8  # of English text in vocabularies of our sizes
@@ -56,10 +55,10 @@ def estimating(request: Request) -> Iterator[Estimate]:
     from slim.run import memory_bytes
     from slim.tokenizer import choose_vocab_size
 
-    try:
-        n_bytes = os.stat(request.data).st_size
-    except (OSError, ValueError) as problem:
-        raise DataError(f"{request.data}: cannot be read: {reason(problem)}") from problem
+    files, _ = find_files(request.data)
+    for file in files:
+        text_head(file)
+    n_bytes = sum(file.size for file in files)
     config = recipe.train_config(request)
     if request.base is not None:
         with open_source(request.base) as source:

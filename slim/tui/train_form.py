@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +19,7 @@ from textual.widgets import Button, Input, Label, Select, Static
 from slim.config import PRESETS
 from slim.demo_text import STORIES, demo_text
 from slim.errors import SlimError, UsageError
+from slim.input_file import typed_path
 from slim.request import Request
 from slim.run_directory import directory_of
 from slim.safe_text import safe_line
@@ -37,8 +40,9 @@ COMMANDS = (
     ("finetune: teach a model another text", "finetune"),
 )
 AUTOMATIC = "fitting the text"
+SECONDS_OF_PATIENCE = 0.5  # an estimate takes a tenth of that, unless something else is computed
 DEFAULT_MINUTES = "10"
-ENDLESS = 1_000_000.0  # epochs, where only the minutes end a run
+MOST = ENDLESS = 1_000_000.0  # minutes, epochs; and epochs where only the minutes end a run
 
 
 class Field(Horizontal):
@@ -80,6 +84,7 @@ class TrainForm(VerticalScroll):
         super().__init__(id=id)
         self._job: Job[Estimate] | None = None
         self._estimated: Request | None = None
+        self._asked_at = 0.0
 
     @property
     def slim_app(self) -> SlimApp:
@@ -104,7 +109,7 @@ class TrainForm(VerticalScroll):
         command = Select(COMMANDS, value="pretrain", allow_blank=False, id="command", compact=True)
         preset = Select(presets, value="", allow_blank=False, id="preset", compact=True)
         yield Field("what", command)
-        yield Field("text", text_field("data", "a text file, UTF-8"))
+        yield Field("text", text_field("data", "a text file, UTF-8, or a folder of them"))
         yield Field("model", text_field("base", "a model file to build on"), id="base-field")
         yield Field("size", preset, id="preset-field")
         minutes = number_field("minutes", DEFAULT_MINUTES)
@@ -169,7 +174,7 @@ class TrainForm(VerticalScroll):
         if command != "finetune" and preset:
             values["preset"] = str(preset)
         for path in (Path(out), directory_of(out) / "last"):
-            if path.exists():
+            if os.path.lexists(path):  # False, too, for a name that is too long: the run says so
                 raise UsageError(f"save as: {path} exists already: choose another name")
         return Request(
             command=command, data=data, epochs=ENDLESS if epochs is None else epochs, out=out,
@@ -180,7 +185,7 @@ class TrainForm(VerticalScroll):
         text = self.field(name).value.strip()
         if "\0" in text:
             raise UsageError(f"{name}: is no path")
-        return str(self.slim_app.folder / Path(text).expanduser()) if text else ""
+        return str(self.slim_app.folder / typed_path(text)) if text else ""
 
     def _number(self, name: str) -> float | None:
         text = self.field(name).value.strip().replace(",", ".")
@@ -190,8 +195,8 @@ class TrainForm(VerticalScroll):
             value = float(text)
         except ValueError:
             value = math.nan
-        if not 0 < value <= 1e6:
-            raise UsageError(f"{name}: must be a number above 0, but is {text}")
+        if not 0 < value <= MOST:
+            raise UsageError(f"{name}: must be a number above 0, at most {MOST:,.0f}, but is {text}")
         return value
 
     # ---- what it will take -----------------------------------------------------------------------------------------
@@ -209,6 +214,8 @@ class TrainForm(VerticalScroll):
             else:
                 if self._job.done:
                     self._job = None
+                elif time.monotonic() - self._asked_at > SECONDS_OF_PATIENCE:
+                    self._say("estimating ...", wrong=False)  # what stands there is of something else
             return
         try:
             request = self.request()
@@ -218,6 +225,7 @@ class TrainForm(VerticalScroll):
             return
         if request != self._estimated:
             self._estimated = request
+            self._asked_at = time.monotonic()
             self._job = self.slim_app.session.engine.submit(estimating(request))
 
     def _say(self, words: str, wrong: bool) -> None:
@@ -229,7 +237,7 @@ class TrainForm(VerticalScroll):
         fast, slow = found.fast, found.slow
         seconds = between(duration(fast.seconds), duration(slow.seconds))
         steps = between(about_count(slow.steps), about_count(fast.steps))
-        epochs = between(times(slow.epochs), times(fast.epochs))
+        epochs = passes(slow.epochs, fast.epochs)
         room = (
             ""
             if found.available_bytes is None
@@ -239,7 +247,7 @@ class TrainForm(VerticalScroll):
             Content.assemble(
                 (f"{found.n_parameters / 1e6:.1f} M", "bold"), f" parameters, a vocabulary of {found.vocab_size:,}\n",
                 ("about " + mega(found.memory_bytes), "bold"), f" of memory{room}\n",
-                (seconds, "bold"), f" of training: {steps} steps, {epochs} times through the text{about}",
+                (seconds, "bold"), f" of training: {steps} steps, {epochs} through the text{about}",
             )
         )  # fmt: skip
 
@@ -274,7 +282,7 @@ def _free_name(folder: Path, stem: str) -> Path:
     """A name for a model that nothing has yet."""
     for number in range(1, 1000):
         path = Path(f"{stem}.bin" if number == 1 else f"{stem}-{number}.bin")
-        if not (folder / path).exists() and not directory_of(folder / path).exists():
+        if not any(os.path.lexists(one) for one in (folder / path, directory_of(folder / path))):
             return path
     return Path(f"{stem}-new.bin")
 
@@ -287,6 +295,12 @@ def between(least: str, most: str) -> str:
 def about_count(number: int) -> str:
     """A number of which only two digits are known."""
     return f"{round(number, min(2 - len(str(number)), 0)):,}"
+
+
+def passes(least: float, most: float) -> str:
+    """How often, as a range in words."""
+    words = between(times(least), times(most))
+    return "once" if words == "1" else f"{words} times"
 
 
 def times(epochs: float) -> str:

@@ -189,7 +189,8 @@ async def test_opening_says_what_is_wrong(home: SlimApp) -> None:
     async with home.run_test(notifications=True, size=SIZE) as pilot:
         for text, words in (
             ("nothing.bin", "there is no such file"),
-            ("folder", "is a folder, but no run"),
+            ("~nobody-of-this-name/x", "there is no such file"),
+            ("x" * 300, "file name too long"),
         ):
             await pilot.press("o")
             await wait_for(pilot, lambda: isinstance(home.screen, OpenDialog))
@@ -198,6 +199,9 @@ async def test_opening_says_what_is_wrong(home: SlimApp) -> None:
             await wait_for(pilot, lambda words=words: words in " ".join(shown(home).split()))
         await pilot.press("o", "escape")
         assert isinstance(home.screen, HomeScreen)
+        home.clear_notifications()
+        home.open_path(home.folder / "folder")
+        await wait_for(pilot, lambda: "is a folder without a text" in " ".join(shown(home).split()))
 
 
 async def test_a_text_that_is_opened_fills_the_form(home: SlimApp) -> None:
@@ -230,8 +234,11 @@ async def test_the_form_says_what_is_missing(home: SlimApp) -> None:
             ("out", "", "save as: a name"),
             ("minutes", "", "a run needs an end"),
             ("minutes", "-3", "must be a number above 0"),
+            ("minutes", "1e9", "at most 1,000,000, but is 1e9"),
+            ("data", "~nobody-of-this-name", "no such file"),
+            ("data", "x" * 300, "name too long"),
             ("epochs", "x", "must be a number above 0"),
-            ("data", "/no/such/file", "cannot be read"),
+            ("data", "/no/such/file", "cannot be opened"),
         ):
             before = form.field(name).value
             form.field(name).value = value
@@ -245,6 +252,31 @@ async def test_the_form_says_what_is_missing(home: SlimApp) -> None:
         await wait_for(pilot, lambda: "which model shall be taught" in shown(home))
         await pilot.press("ctrl+r")
         assert home.session.run is None
+        form.query_one("#command", Select).value = "pretrain"
+        form.field("out").value = "x" * 300
+        await wait_for(pilot, lambda: "parameters, a vocabulary of" in shown(home), 30)
+        form.field("out").value = "~nobody-of-this-name/x.bin"
+        await wait_for(pilot, lambda: str(form.request().out).endswith("/~nobody-of-this-name/x.bin"))
+        assert home.is_running
+
+
+async def test_a_pipe_is_not_waited_for(home: SlimApp) -> None:
+    os.mkfifo(home.folder / "pipe")
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        home.open_path(home.folder / "pipe")
+        await wait_for(pilot, lambda: "is a pipe or a device" in " ".join(shown(home).split()))
+
+
+async def test_a_run_that_was_stopped_before_its_first_step_offers_the_form(home: SlimApp) -> None:
+    """There is nothing to go on with, and no model."""
+    script = Script([Progress("reading text", 0, 10), TrainFinished("interrupted", 0, None, None, None, 1.0)])
+    script.allowed = 1
+    home.session.adopt(script.run(home.session.engine, str(home.folder / "x.bin")))
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "reading the text" in shown(home))
+        script.allowed = 2
+        await wait_for(pilot, lambda: "no model was made. n opens the form" in shown(home))
+        assert "goes on" not in shown(home) and "Resume" not in shown(home) and "Its model" not in shown(home)
 
 
 async def test_a_run_that_could_not_begin_offers_what_helps(home: SlimApp) -> None:

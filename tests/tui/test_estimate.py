@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 
 from made_runs import stepped, write_run
+from slim.errors import DataError
 from slim.request import Request
 from slim.settings import Settings
 from slim.tui.catalog import Entry, describe
@@ -56,3 +58,32 @@ def test_the_speed_of_a_run_is_not_that_of_one_step(tmp_path: Path) -> None:
 def test_only_digits_that_are_known() -> None:
     assert [about_count(number) for number in (7, 41, 396, 1_880, 14_348)] == ["7", "41", "400", "1,900", "14,000"]
     assert between("9:10", "10:00") == "9:10 to 10:00" and between("10:00", "10:00") == "10:00"
+
+
+def test_of_a_folder_its_texts_count(tmp_path: Path) -> None:
+    one = request(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "b.md"):
+        (tmp_path / "texts" / name).write_text("some text of words " * 20_000)
+    both = dataclasses.replace(one, data=str(tmp_path / "texts"))
+    (of_one,), (of_both,) = estimating(one), estimating(both)
+    assert of_both.fast.steps == pytest.approx(2 * of_one.fast.steps, abs=1)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "program", "folder", "pipe"])
+def test_what_is_no_text_is_said_before_the_run_is_begun(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "it"
+    if kind == "empty":
+        path.touch()
+    elif kind == "program":
+        path.write_bytes(b"\x7fELF\2\1\1" + bytes(1000))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    said = {
+        "missing": "no such file", "empty": "is empty", "program": "is a program", "folder": "a folder without a text",
+        "pipe": "a pipe or a device",
+    }  # fmt: skip
+    with pytest.raises(DataError, match=said[kind]):
+        list(estimating(dataclasses.replace(request(tmp_path), data=str(path))))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,45 @@ def test_notes_of_a_model_that_is_opened_are_told(monkeypatch: pytest.MonkeyPatc
     events = [Note("it came from elsewhere\x1b[2J"), other]
     monkeypatch.setattr("slim.tui.app.opening", lambda path: iter(events))
     monkeypatch.setattr("slim.tui.app.remember", lambda path: None)
+    with_dashboard(body, "generate", scripted_model())
+
+
+def test_who_went_elsewhere_while_a_model_is_opened_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(app: SlimApp, pilot: Pilot[Any]) -> None:
+        app.open_model(Path("first.bin"))
+        await pilot.press("f3")
+        read.set()
+        await until(pilot, lambda: app.session.opened is not None)
+        await pilot.pause()
+        assert app.current_mode == "train", "not pulled away from the form"
+        app.open_model(Path("second.bin"))
+        await until(pilot, lambda: app.current_mode == "generate")
+
+    def opening(path: Path) -> Iterator[OpenModel]:
+        read.wait(30)
+        yield scripted_model(path.name)
+
+    read = threading.Event()
+    monkeypatch.setattr("slim.tui.app.opening", opening)
+    monkeypatch.setattr("slim.tui.app.remember", lambda path: None)
+    with_dashboard(body, "home", None)
+
+
+def test_selecting_scrolls_at_the_last_line_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the inspector five lines of a text are left at 80x24: they stay where they are under the mouse."""
+
+    async def body(app: SlimApp, pilot: Pilot[Any]) -> None:
+        screen = screen_of(app)
+        screen.text.append_tokens([token(f"line {i}\n") for i in range(40)])
+        screen.text.scroll_home(animate=False, immediate=True)
+        await pilot.press("escape", "right")
+        await until(pilot, lambda: screen.text.size.height == 5)
+        region = screen.text.content_region
+        for row, scrolls in enumerate((False, False, False, False, True)):
+            screen._check_auto_scroll(screen.text, (region.x + 5, region.y + row), 1)
+            assert (screen._auto_select_scroll_timer is not None) is scrolls, row
+        screen._stop_auto_scroll()
+
     with_dashboard(body, "generate", scripted_model())
 
 
