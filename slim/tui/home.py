@@ -82,9 +82,11 @@ class HomeScreen(Screen[None]):
     HomeScreen #next { margin: 1 1 1 3; height: auto; }
     HomeScreen EntryTable { margin: 0 1 0 2; height: 1fr; background: $background; }
     HomeScreen EntryTable { overflow-x: hidden; scrollbar-size-vertical: 1; }
+    HomeScreen EntryTable:focus { background-tint: transparent; }
     HomeScreen EntryTable > .datatable--header { background: $background; color: $secondary; text-style: none; }
     HomeScreen EntryTable > .datatable--cursor { background: $panel; color: $foreground; }
     HomeScreen #detail { margin: 0 1 0 3; height: auto; max-height: 2; color: $foreground 70%; }
+    HomeScreen.-few-colours EntryTable > .datatable--cursor { text-style: bold reverse; }
     HomeScreen.-empty EntryTable { display: none; }
     HomeScreen.-empty #next { margin: 2 1 2 3; }
     HomeScreen.-low #logo { display: none; }
@@ -123,6 +125,8 @@ class HomeScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """The columns, and the first look."""
+        # Among sixteen colours that of the cursor's line is the screen's own.
+        self.set_class(self.app.console.color_system == "standard", "-few-colours")
         self._make_columns()
         self.slim_app.ticked.subscribe(self, lambda _: self._tick(), immediate=True)
         self._look()

@@ -1,7 +1,7 @@
 """NO_COLOR: attributes say what colours say otherwise.
 
-Textual's own filter for it sends greys, which are colours. Here what is set off by its background is reversed, what is
-faint is dim, and all else of a style stays.
+Textual's own filter for it sends greys, which are colours. Here what is set off by its background is reversed, underlined
+too where that is a cursor's, what is faint is dim, and all else of a style stays.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from textual.filter import LineFilter
 from slim.tui.confidence_text import contrast
 
 SET_OFF = 1.12  # contrast of a background with the screen's: a panel or a cursor, not the surface of a line
+STRONG = 3.0  # that of a cursor, which stands on a panel, too: reversed like that, and underlined
 FAINT = 4.0  # contrast below which words are meant to step back
 
 
@@ -44,7 +45,9 @@ def colourless(style: Style, screen: Color) -> Style:
         for one in (style.color, style.bgcolor)
     )
     set_off = back is not None and contrast(back, screen) >= SET_OFF
+    strong = back is not None and contrast(back, screen) >= STRONG
     faint = front is not None and contrast(front, back or screen) < FAINT
     return style.without_color + Style(
-        reverse=bool(style.reverse) != set_off, dim=True if faint else style.dim, meta=style.meta, link=style.link
+        reverse=bool(style.reverse) != set_off, dim=True if faint else style.dim,
+        underline=True if strong else style.underline, meta=style.meta, link=style.link,
     )

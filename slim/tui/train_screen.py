@@ -272,21 +272,25 @@ class TrainScreen(Screen[None]):
         total = view.total_steps
         share = 100 * state.step // total if total else 0
         width = min(14 + max(self.size.width - 90, 0) // 3, 40)
-        parts: list[str | tuple[str, str]] = [
-            (bar(state.step, total, width, plain), "$primary"),
-            (f" {share} %  ", "bold"),
-        ]
+        done = (bar(state.step, total, width, plain), "$primary")
+        percent = (f" {share} %  ", "bold")
         word = self._word(run, stopping, saving)
-        if word:
-            parts.append((f"{word}  ", "bold $accent"))
-        parts.append(f"step {state.step:,}/{total:,}")
+        doing = (f"{word}  " if word else "", "bold $accent")
+        step, gone, left, epoch = f"step {state.step:,}/{total:,}", "", "", ""
         if last is not None:
-            parts.append(f"  {duration(last.elapsed_seconds)} gone")
+            gone = f"  {duration(last.elapsed_seconds)} gone"
             if run.training and state.finished is None:
-                parts.append(f", {duration(last.eta_seconds)} left")
-            parts.append(f"  epoch {last.epoch:.2f}")
-        line = Content.assemble(*parts)
-        return line if line.cell_length < self.size.width - 1 else Content.assemble(*parts[:-1])
+                left = f", {duration(last.eta_seconds)} left"
+            epoch = f"  epoch {last.epoch:.2f}"
+        # As much as there is room for; the step, the time that is left and what it does stand longest.
+        wordings = (
+            (done, percent, doing, step, gone, left, epoch),
+            (done, percent, doing, step, gone, left),
+            (done, percent, doing, step, left.replace(",", " ") or gone),
+            (percent, doing, step, left.replace(",", " ") or gone),
+        )
+        lines = [Content.assemble(*wording) for wording in wordings]
+        return next((line for line in lines if line.cell_length < self.size.width - 1), lines[-1])
 
     @staticmethod
     def _word(run: LocalRun | FollowedRun, stopping: bool, saving: bool) -> str:

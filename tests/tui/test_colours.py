@@ -110,3 +110,29 @@ async def test_without_colour_nothing_is_lost(
     assert coloured.replace("folder-a", "folder-b") == grey
     assert not colours, "greys are colours, too"
     assert reverse, "what a background sets off is reversed"
+
+
+async def test_without_colour_a_cursor_is_seen_on_a_panel(
+    tmp_path: Path, compute: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are set off from the screen, and a panel is reversed."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with staged("open-dialog", (80, 24), tmp_path, compute, monkeypatch) as (app, _):
+        field = app.screen.query_one("#path").region
+        styles = {
+            str(segment.style.without_color)
+            for y, segment in segments(app)
+            if y == field.y + 1 and segment.style is not None and segment.style.reverse
+        }
+    assert any("underline" in style for style in styles) and len(styles) > 1
+
+
+@pytest.mark.parametrize("system", ["standard", "truecolor"])
+async def test_the_line_of_the_cursor_is_seen_with_few_colours(
+    system: str, tmp_path: Path, compute: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textual.constants.COLOR_SYSTEM", system)
+    async with staged("home", (80, 24), tmp_path, compute, monkeypatch) as (app, _):
+        chosen = [segment.style for _, segment in segments(app) if "night.bin" in segment.text]
+    (style,) = chosen
+    assert style is not None and bool(style.reverse) is (system == "standard")
