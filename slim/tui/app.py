@@ -53,6 +53,7 @@ NOT_IN_PALETTE = (
     *("cursor", "scroll", "command_palette", "quit", "back", "leave"),
     *("screen.copy_text", "app.focus", "screen.focus", "interrupt"),
 )  # what keys do and nobody looks for
+SECONDS_BEFORE_ALL_IS_DRAWN = 0.2  # after the terminal is large enough again: the screen has been laid out by then
 SECONDS_BEFORE_PREPARING = 0.6  # the first screen has been drawn by then
 
 
@@ -425,3 +426,8 @@ class SlimApp(App[Outcome]):
             self.push_screen(TooSmall(LEAST_WIDTH, LEAST_HEIGHT))
         elif not small and shown:
             self.pop_screen()
+            self.set_timer(SECONDS_BEFORE_ALL_IS_DRAWN, self._draw_all)
+
+    def _draw_all(self) -> None:
+        """Everything anew: Textual leaves holes in a screen that comes back in another size, where notices were."""
+        self.refresh(layout=True)

@@ -790,3 +790,17 @@ def test_small_words() -> None:
         and bar(99, 10, 2, True) == "##"
     )
     assert issubclass(DivergedError, SlimError) and RunStarted is not None
+
+
+async def test_a_screen_that_comes_back_is_drawn_whole(home: SlimApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where notices stood while the terminal was too small, Textual left holes in what came back."""
+    drawn: list[type] = []
+    monkeypatch.setattr(home, "_draw_all", lambda: drawn.append(type(home.screen)))
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        home.notify("a notice", timeout=60)
+        await wait_for(pilot, lambda: "a notice" in shown(home))
+        await pilot.resize_terminal(59, 15)
+        await wait_for(pilot, lambda: isinstance(home.screen, TooSmall))
+        assert not drawn
+        await pilot.resize_terminal(*SIZE)
+        await wait_for(pilot, lambda: drawn == [HomeScreen])
