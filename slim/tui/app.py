@@ -122,7 +122,7 @@ class SlimApp(App[Outcome]):
         self.ticked: Signal[None] = Signal(self, "ticked")
         self.session_changed: Signal[None] = Signal(self, "session changed")
         self.doing_changed: Signal[str] = Signal(self, "doing changed")
-        self._doing = ""
+        self._doing: str | None = None  # as it was told last; the first screen shows what was true before
         self.opening: Job[Progress | Note | OpenModel] | None = None
         self._opening_path: Path | None = None
         self._opening_from = ""  # the screen on which it was asked for

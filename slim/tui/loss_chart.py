@@ -29,6 +29,8 @@ MARGIN = 0.04  # of the range of values, above and below
 WIDE = 86  # cells in which the legend is whole
 NO_LOSS = "The loss appears here with the first step."
 RUN_COLORS = ("line", "second", "third", "fourth")
+RUN_MARKS = "*ox+"  # in ASCII, where colours may be few
+BAND_MARK, LINE_MARK, VALIDATION_MARK = ".*o"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class LossChart(Widget, can_focus=True):
     def set_runs(self, runs: Sequence[RunView]) -> None:
         """Show these runs, the first in detail."""
         self.runs = list(runs)
+        if len(self.runs) > 1 and self.app.no_color:
+            self.glyphs = ASCII  # whose marks tell the runs apart
         self.window = self.crosshair = None
         self.redraw()
 
@@ -231,28 +235,32 @@ class LossChart(Widget, can_focus=True):
         low, high = self._range(data, several)
         layers: list[np.ndarray] = []
         styles: list[Style] = []
+        marks = ""
 
-        def put(layer: np.ndarray, name: str) -> None:
+        def put(layer: np.ndarray, name: str, mark: str) -> None:
+            nonlocal marks
             layers.append(layer)
             styles.append(self._style(name))
+            marks += mark
 
         def at(values: np.ndarray) -> np.ndarray:
             return heights(values, low, high, down, self.log_scale)
 
         for number, (loss, smoothed, validation) in enumerate(data):
             color = RUN_COLORS[number % len(RUN_COLORS)]
+            mark = RUN_MARKS[number % len(RUN_MARKS)] if several else LINE_MARK
             if not several and self.shown != "smoothed":
-                put(band(at(loss.low), at(loss.high), down), "band")
+                put(band(at(loss.low), at(loss.high), down), "band", BAND_MARK)
                 if self.shown == "every step":
-                    put(line(at(loss.mean), down), color)
+                    put(line(at(loss.mean), down), color, mark)
             if several or self.shown != "every step":
-                put(line(at(smoothed.mean), down), color)
+                put(line(at(smoothed.mean), down), color, mark)
             dotted = line(at(validation), down)
             dotted[:, np.arange(across) % (3 * glyphs.across) >= 2 * glyphs.across] = False
-            put(dotted, color if several else "validation")
+            put(dotted, color if several else "validation", mark if several else VALIDATION_MARK)
         if not layers:
-            put(np.zeros((down, across), bool), "band")
-        codes, owner = cells(layers, glyphs)
+            put(np.zeros((down, across), bool), "band", BAND_MARK)
+        codes, owner = cells(layers, glyphs, marks)
         self._mark(codes, owner, styles, first, last, low, high)
         return self._strips(codes, owner, styles, first, last, low, high)
 
@@ -366,19 +374,20 @@ class LossChart(Widget, can_focus=True):
         """What the lines are, with their latest values or those under the crosshair."""
         width = self.size.width
         plain = self.glyphs is ASCII
-        dash, dots, gem = ("-", ":", "B") if plain else ("━", "┅", "◆")
+        dashes, dash, dots, gem = (BAND_MARK, LINE_MARK, VALIDATION_MARK, "B") if plain else "━━┅◆"
         label = self._style("label")
         notes = ["log"] if self.log_scale else []
         if self.window is not None:
             notes.append("zoomed")
         parts: list[tuple[str, Style]] = [(f"{name}  ", label) for name in notes]
         if len(self.runs) > 1:
+            if self.crosshair is not None:
+                parts.append((f"step {self.crosshair:,}: ", self._style("crosshair")))
             for number, run in enumerate(self.runs):
                 style = self._style(RUN_COLORS[number % len(RUN_COLORS)])
-                last = run.state.last
-                value = "" if last is None else f" {last.smoothed_loss:.3f}"
+                mark = RUN_MARKS[number % len(RUN_MARKS)] if plain else dash
                 name = safe_line(run.out.rsplit("/", 1)[-1])[:24]
-                parts += [(f"{dash} ", style), (f"{name}{value}   ", base)]
+                parts += [(f"{mark} ", style), (f"{name}{self._smoothed(run)}   ", base)]
         elif self.runs:
             run = self.runs[0]
             reading, last, best = self.reading(), run.state.last, run.state.best
@@ -393,7 +402,7 @@ class LossChart(Widget, can_focus=True):
                 loss = "-" if last is None else f"{last.loss:.3f}"
                 smoothed = None if last is None else last.smoothed_loss
                 seen = run.validations[-1] if run.validations else None
-            parts += [(f"{dash} ", self._style("band")), (f"loss {loss}  ", base)]
+            parts += [(f"{dashes} ", self._style("band")), (f"loss {loss}  ", base)]
             if smoothed is not None:
                 parts += [(f"{dash} ", self._style("line")), (f"smoothed {smoothed:.3f}  ", base)]
             if seen is not None:
@@ -408,6 +417,14 @@ class LossChart(Widget, can_focus=True):
         return Strip([Segment(" ", base), *(Segment(*part) for part in parts)]).adjust_cell_length(
             width, base
         )
+
+    def _smoothed(self, run: RunView) -> str:
+        """The smoothed loss of one run among several, at the crosshair or the latest; nothing where there is none."""
+        if self.crosshair is None:
+            last = run.state.last
+            return "" if last is None else f" {last.smoothed_loss:.3f}"
+        there = run.smoothed.at(self.crosshair)
+        return " -" if there is None else f" {there[2]:.3f}"
 
     def _axis(self, first: float, last: float, columns: int, axis: Style, label: Style) -> Strip:
         """The line under the plot, with the phases of the learning rate where there is room for their names."""

@@ -13,7 +13,6 @@ import numpy as np
 # Braille numbers its dots down the left column, then the right, but for the lowest two.
 _BRAILLE_DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 _BLOCKS = np.array([ord(" "), ord("▀"), ord("▄"), ord("█")])
-_ASCII = "".join((".", "*", "o", "*", "o", "*", "o", "*", "o", "*"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +28,13 @@ BRAILLE, BLOCKS, ASCII = Glyphs("braille", 2, 4), Glyphs("blocks", 1, 2), Glyphs
 GLYPHS = (BRAILLE, BLOCKS, ASCII)
 
 
-def cells(layers: list[np.ndarray], glyphs: Glyphs) -> tuple[np.ndarray, np.ndarray]:
-    """Code points and the number of the layer in each cell (-1: empty), both (rows, columns)."""
+def cells(
+    layers: list[np.ndarray], glyphs: Glyphs, marks: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Code points and the number of the layer in each cell (-1: empty), both (rows, columns).
+
+    marks: a character for each layer, where a cell is one dot
+    """
     down, across = layers[0].shape
     rows, columns = down // glyphs.down, across // glyphs.across
     codes = np.full((rows, columns), ord(" "))
@@ -45,7 +49,7 @@ def cells(layers: list[np.ndarray], glyphs: Glyphs) -> tuple[np.ndarray, np.ndar
             drawn = _BLOCKS[found]
         else:
             found = parts[:, 0, :, 0].astype(np.int64)
-            drawn = np.full((rows, columns), ord(_ASCII[number % len(_ASCII)]))
+            drawn = np.full((rows, columns), ord(marks[number]))
         there = found > 0
         codes[there] = drawn[there]
         owner[there] = number

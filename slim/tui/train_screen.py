@@ -331,10 +331,13 @@ class TrainScreen(Screen[None]):
                 (safe_line(words[0]), "$warning bold"), "\n", ("r", "$accent bold"), " goes on where it stopped  ",
                 ("m", "$accent bold"), " writes with the best model so far",
             )  # fmt: skip
+        offers = [("r", " goes on with it  ")] if _has_checkpoint(run) else [("n", " begins anew  ")]
+        if _model_of(run) is not None:
+            offers.append(("m", " writes with its best model"))
         return Content.assemble(
-            ("No process trains this run now. ", "$warning bold"), ("r", "$accent bold"), " goes on with it  ",
-            ("m", "$accent bold"), " writes with its best model",
-        )  # fmt: skip
+            ("No process trains this run now. ", "$warning bold"),
+            *(part for key, words in offers for part in ((key, "$accent bold"), words)),
+        )
 
     @staticmethod
     def _what_is_saved(view: RunView) -> str:
@@ -350,14 +353,18 @@ class TrainScreen(Screen[None]):
     def _what_next(run: LocalRun | FollowedRun) -> Content:
         key = "$accent bold"
         problem = run.problem
+        can_go_on = _has_checkpoint(run)
         if isinstance(problem, SaveError):
+            then = " goes on." if can_go_on else " begins anew."
             return Content.assemble(
-                "Make room or choose another place, then ", ("r", key), " goes on."
+                "Make room or choose another place, then ", ("r" if can_go_on else "n", key), then
             )
         if isinstance(problem, DivergedError):
             return Content.assemble(
                 ("n", key), " begins anew, with a lower learning rate or a smaller model."
             )
+        if run.view.state.step and not can_go_on:
+            return Content.assemble(("n", key), " begins anew.")
         if run.view.state.step:
             return Content.assemble(
                 ("r", key), " goes on from there, ", ("n", key), " begins anew."
@@ -376,9 +383,9 @@ class TrainScreen(Screen[None]):
         if action in ("pause", "save", "stop"):
             return monitor and own
         if action == "resume":
-            return monitor and run is not None and not run.training and not self._is_done(run) and not _never_began(run)
+            return monitor and run is not None and not run.training and not self._is_done(run) and _has_checkpoint(run)
         if action == "use_model":
-            return monitor and run is not None and not _never_began(run)
+            return monitor and run is not None and (run.training or _model_of(run) is not None)
         if action == "new_run":
             return monitor and not self.slim_app.session.training
         if action in (
@@ -459,9 +466,9 @@ class TrainScreen(Screen[None]):
             )
 
     def action_new_run(self) -> None:
-        """The form again: as it was filled in for a run that could not begin, else for a new one."""
+        """The form again: as it was filled in for a run that came to nothing, else for a new one."""
         run = self.run_shown
-        if run is not None and run is self._from_form and not run.training and not run.view.state.step:
+        if run is not None and run is self._from_form and not run.training and not _has_checkpoint(run):
             self._form_wanted = True
             self._choose_content()
             self.form.field("data").focus()
@@ -535,9 +542,13 @@ def _never_began(run: LocalRun | FollowedRun) -> bool:
     """Whether it ended before there was anything to go on with or to write with."""
     if run.training or run.view.state.step:
         return False
+    return not _has_checkpoint(run) and _model_of(run) is None
+
+
+def _has_checkpoint(run: LocalRun | FollowedRun) -> bool:
+    """Whether it can go on."""
     folder = directory_of(run.out)
-    saved = any(os.path.exists(folder / name) for name in ("last", f"last{PREVIOUS_SUFFIX}"))
-    return not saved and _model_of(run) is None
+    return any(os.path.exists(folder / name) for name in ("last", f"last{PREVIOUS_SUFFIX}"))
 
 
 def _model_of(run: LocalRun | FollowedRun) -> Path | None:

@@ -163,7 +163,9 @@ def monitor_diverged(stage: Stage) -> tuple[SlimApp, Act]:
 
 @scene
 def monitor_of_a_run_that_ended_without_a_word(stage: Stage) -> tuple[SlimApp, Act]:
-    write_run(Path("night.bin"), run_events(30, finished=False))
+    folder = write_run(Path("night.bin"), run_events(30, finished=False))
+    for name in ("last", "best"):
+        (folder / name).write_text("saved")
     return stage.app("night.bin.run"), shows("No process trains this run now")
 
 

@@ -491,11 +491,27 @@ async def test_a_failure_says_what_happened_what_is_saved_and_what_next(
         assert "\x1b" not in text and not app.session.training
 
 
+async def test_what_cannot_go_on_is_not_offered_to(tmp_path: Path, compute: Engine) -> None:
+    """A disk that was full from the start: there is nothing to go on with, and no model."""
+    full = SaveError("x.bin.run/last: cannot be saved: no space left")
+    app = training(compute, tmp_path, Script(run_events(3, finished=False), full))
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "then n begins anew." in " ".join(shown(app).split()))
+        await wait_for(pilot, lambda: "n New" in shown(app).splitlines()[-1])
+        assert "Resume" not in shown(app) and "Its model" not in shown(app)
+    folder = write_run(tmp_path / "y.bin", run_events(3, finished=False))
+    app = SlimApp([folder], compute=compute, folder=tmp_path)
+    async with app.run_test(notifications=True, size=SIZE) as pilot:
+        await wait_for(pilot, lambda: "No process trains this run now. n begins anew" in shown(app))
+        assert "best model" not in shown(app)
+
+
 async def test_a_failure_before_the_first_step(tmp_path: Path, compute: Engine) -> None:
     app = training(compute, tmp_path, Script([], UsageError("x.bin: exists: choose another OUT")))
     async with app.run_test(notifications=True, size=SIZE) as pilot:
         await wait_for(pilot, lambda: "choose another OUT" in shown(app))
         assert "Nothing was begun" in shown(app) and "n opens the form again" in shown(app)
+        await wait_for(pilot, lambda: "training x.bin" not in shown(app))
         await pilot.press("n")
         await wait_for(pilot, lambda: "A new run" in shown(app))
         await pilot.press("escape", "escape")
@@ -516,8 +532,7 @@ async def test_a_run_of_another_process_is_read_only(tmp_path: Path, compute: En
         await wait_for(pilot, lambda: "No process trains this run now" in shown(app))
         await pilot.press("space", "s", "x")
         assert "paused" not in shown(app) and app.session.run is None
-        await pilot.press("m")
-        await wait_for(pilot, lambda: "no model has been saved yet" in " ".join(shown(app).split()))
+        assert "n begins anew" in shown(app) and "Its model" not in shown(app), "nothing was saved"
         write_run(tmp_path / "x.bin", run_events())
         await wait_for(pilot, lambda: "step 40/40" in shown(app))
         await wait_for(pilot, lambda: "done after 40 steps" in shown(app))

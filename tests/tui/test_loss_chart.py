@@ -47,7 +47,7 @@ def test_each_dot_of_braille_is_its_own() -> None:
         for column in range(2):
             dots = np.zeros((4, 2), bool)
             dots[row, column] = True
-            codes, owner = cells([dots], BRAILLE)
+            codes, owner = cells([dots], BRAILLE, ".")
             seen.add(int(codes[0, 0]) - 0x2800)
             assert owner[0, 0] == 0
     assert sorted(seen) == [1, 2, 4, 8, 16, 32, 64, 128]
@@ -56,10 +56,10 @@ def test_each_dot_of_braille_is_its_own() -> None:
 def test_the_later_layer_has_the_cell() -> None:
     full, one = np.ones((4, 4), bool), np.zeros((4, 4), bool)
     one[0, 0] = True
-    codes, owner = cells([full, one], BRAILLE)
+    codes, owner = cells([full, one], BRAILLE, ".*")
     assert codes[0].tolist() == [0x2801, 0x28FF] and owner[0].tolist() == [1, 0]
-    assert [chr(code) for code in cells([np.eye(2, dtype=bool)], BLOCKS)[0][0]] == ["▀", "▄"]
-    assert chr(cells([np.ones((1, 1), bool)], ASCII)[0][0, 0]) == "."
+    assert [chr(code) for code in cells([np.eye(2, dtype=bool)], BLOCKS, ".")[0][0]] == ["▀", "▄"]
+    assert chr(cells([np.ones((1, 1), bool)], ASCII, ".")[0][0, 0]) == "."
 
 
 def test_a_line_has_no_holes_but_its_gaps() -> None:
@@ -205,6 +205,38 @@ async def test_several_runs_are_named_and_differ() -> None:
     async with app.run_test(size=(80, 11)):
         legend = app.chart.render_line(0).text
         assert "a.bin 1.600" in legend and "b" in legend and "\x1b" not in legend
+
+
+async def test_the_crosshair_reads_every_run() -> None:
+    one = view_of(run_events(), "a.bin")
+    app = ChartApp(one, view_of([started(), *(stepped(step, 5.0) for step in range(1, 4))], "b.bin"))
+    async with app.run_test(size=(80, 11)):
+        app.chart.crosshair = 3
+        app.chart.redraw()
+        there = one.smoothed.at(3)
+        assert there is not None and f"step 3: ━ a.bin {there[2]:.3f}   ━ b.bin 5.000" in app.text()
+        app.chart.crosshair = 30
+        app.chart.redraw()
+        assert "b.bin -" in app.text()
+
+
+async def test_without_colours_marks_tell_curves_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the legend says whose they are."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = ChartApp(view_of(run_events(), "a.bin"), view_of([started(), *(stepped(i, 5.0) for i in range(1, 9))], "b.bin"))
+    async with app.run_test(size=(80, 11)):
+        legend, *picture = app.text().splitlines()
+        assert "* a.bin" in legend and "o b.bin" in legend
+        drawn = "".join(line[7:] for line in picture[:-2])
+        assert set(drawn) <= set(" *oB") and "*" in drawn and "o" in drawn
+
+
+async def test_in_ascii_the_legend_shows_the_marks_of_the_curves() -> None:
+    app = ChartApp(view_of(run_events()))
+    async with app.run_test(size=(80, 11)):
+        app.chart.glyphs = ASCII
+        app.chart.redraw()
+        assert all(words in app.text() for words in (". loss", "* smoothed", "o validation", "B best"))
 
 
 async def test_nothing_is_drawn_that_has_not_changed() -> None:
