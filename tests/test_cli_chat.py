@@ -126,6 +126,8 @@ def test_turns_that_leave_are_told_after_the_reply(
         ("/load", "/load needs the file"),
         ("/load {model}", "is a safetensors file, not a transcript"),
         ("/load missing.txt", "missing.txt: cannot be opened"),
+        ("/load ~nobody-of-this-name/x", "cannot be opened"),
+        ("/save " + "x" * 300, "there is nothing to save yet"),
         ("/set temp", "/set temp needs a value"),
         ("/set temp hot", "temperature must be a number from 0 to 100, but is 'hot'"),
         ("/set colour on", "there is no setting 'colour'"),

@@ -50,7 +50,9 @@ class HelpScreen(ModalScreen[None]):
                     lines = [(f"{keys:<{KEY_WIDTH}} {words}\n") for keys, words in rows]
                     yield Static(Content("".join(lines).rstrip("\n")), classes="keys")
             yield Static(
-                Content("Esc closes this. Hold shift to select text with the mouse."),
+                Content(
+                    "Esc closes this. Dragging with the mouse selects text, ^c copies it; with shift the terminal selects."
+                ),
                 classes="keys",
             )
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -36,6 +37,7 @@ ASCII_LOGO = LOGO.replace("█", "#")
 MOTTO = "Train and run small language models on this computer, offline."
 COLUMNS = (("state", 20), ("bits/byte", 9), ("weights", 7), ("size", 6), ("age", 6))
 LEAST_NAME = 13
+USUAL_NAME = 32  # cells for names where there is room, and more only for longer ones: the columns stay together
 LEAST_FOR_ALL = 78  # cells from which all columns have room
 LEFT_OUT = ("weights", "size")  # below that
 MARGINS = 4  # the greatest on either side, left for all by Textual
@@ -101,6 +103,7 @@ class HomeScreen(Screen[None]):
         self._entries: list[Entry] | None = None
         self._ages_shown: list[str] = []
         self._name_width = LEAST_NAME
+        self._wanted = USUAL_NAME  # cells of the longest name
         self._columns = list(COLUMNS)
 
     @property
@@ -145,7 +148,7 @@ class HomeScreen(Screen[None]):
         few = self.size.width < LEAST_FOR_ALL
         self._columns = [one for one in COLUMNS if not few or one[0] not in LEFT_OUT]
         taken = sum(width + 2 for _, width in self._columns) + 2
-        self._name_width = max(self.size.width - taken - MARGINS, LEAST_NAME)
+        self._name_width = max(min(self.size.width - taken - MARGINS, self._wanted), LEAST_NAME)
         self.table.clear(columns=True)
         for name, width in (("name", self._name_width), *self._columns):
             self.table.add_column(name, width=width, key=name)
@@ -173,6 +176,10 @@ class HomeScreen(Screen[None]):
         table, cursor = self.table, self.selected
         self.set_class(not entries, "-empty")
         table.clear()
+        wanted = max([USUAL_NAME, *(cell_len(safe_line(entry.out.name)) for entry in entries)])
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._make_columns()
         for entry in entries:
             table.add_row(*self._row(entry))
         if entries:

@@ -287,6 +287,7 @@ class TrainScreen(Screen[None]):
             (done, percent, doing, step, gone, left, epoch),
             (done, percent, doing, step, gone, left),
             (done, percent, doing, step, left.replace(",", " ") or gone),
+            (done, percent, doing, step),
             (percent, doing, step, left.replace(",", " ") or gone),
         )
         lines = [Content.assemble(*wording) for wording in wordings]

@@ -807,6 +807,17 @@ def test_small_words() -> None:
     assert issubclass(DivergedError, SlimError) and RunStarted is not None
 
 
+async def test_the_columns_of_home_stay_together(home: SlimApp) -> None:
+    write_run(home.folder / "a.bin", run_events(3, finished=False))
+    async with home.run_test(notifications=True, size=(160, 50)) as pilot:
+        await wait_for(pilot, lambda: "step 3/40" in shown(home))
+        (line,) = [line for line in shown(home).splitlines() if "step 3/40" in line]
+        assert line.index("step 3/40") < 50
+        name = f"{'long' * 20}.bin"
+        write_run(home.folder / name, run_events(3, finished=False))
+        await wait_for(pilot, lambda: name in shown(home))
+
+
 async def test_a_screen_that_comes_back_is_drawn_whole(home: SlimApp, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where notices stood while the terminal was too small, Textual left holes in what came back."""
     drawn: list[type] = []
