@@ -276,6 +276,7 @@ async def test_a_run_that_was_stopped_before_its_first_step_offers_the_form(home
         await wait_for(pilot, lambda: "reading the text" in shown(home))
         script.allowed = 2
         await wait_for(pilot, lambda: "no model was made. n opens the form" in shown(home))
+        await wait_for(pilot, lambda: "n New" in shown(home).splitlines()[-1])
         assert "goes on" not in shown(home) and "Resume" not in shown(home) and "Its model" not in shown(home)
 
 

@@ -118,7 +118,7 @@ def test_who_went_elsewhere_while_a_model_is_opened_stays_there(monkeypatch: pyt
         await pilot.pause()
         assert app.current_mode == "train", "not pulled away from the form"
         app.open_model(Path("second.bin"))
-        await until(pilot, lambda: app.current_mode == "generate")
+        await until(pilot, lambda: app.current_mode == "generate" and "second.bin" in screen_text(app))
 
     def opening(path: Path) -> Iterator[OpenModel]:
         read.wait(30)
