@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ from slim.tui.whole_paste import use_whole_pastes
 from slim.wording import FIRST_RUN, stage_line
 
 TICKS_PER_SECOND = 8
+SECONDS_BETWEEN_NUMBERS = 1.0  # in the corner of the screen: a short run has another percent with every tick
 LEAST_WIDTH, LEAST_HEIGHT = 60, 16
 NOT_IN_PALETTE = (
     *("cursor", "scroll", "command_palette", "quit", "back", "leave"),
@@ -123,6 +125,7 @@ class SlimApp(App[Outcome]):
         self.session_changed: Signal[None] = Signal(self, "session changed")
         self.doing_changed: Signal[str] = Signal(self, "doing changed")
         self._doing: str | None = None  # as it was told last; the first screen shows what was true before
+        self._told_at = 0.0
         self.opening: Job[Progress | Note | OpenModel] | None = None
         self._opening_path: Path | None = None
         self._opening_from = ""  # the screen on which it was asked for
@@ -235,11 +238,17 @@ class SlimApp(App[Outcome]):
             self.session_changed.publish(None)
         if self.opening is not None:
             self._read_opening(self.opening)
-        doing = self.doing()
-        if doing != self._doing:
-            self._doing = doing
-            self.doing_changed.publish(doing)
+        self._tell_doing(self.doing())
         self.ticked.publish(None)
+
+    def _tell_doing(self, doing: str) -> None:
+        """Let the corner of every screen show what is going on: something else at once, its numbers now and then."""
+        if doing == self._doing:
+            return
+        another = self._doing is None or doing.split()[:1] != self._doing.split()[:1]
+        if another or time.monotonic() - self._told_at >= SECONDS_BETWEEN_NUMBERS:
+            self._doing, self._told_at = doing, time.monotonic()
+            self.doing_changed.publish(doing)
 
     def _read_opening(self, job: Job[Progress | Note | OpenModel]) -> None:
         try:

@@ -780,6 +780,26 @@ async def test_a_signal_saves_and_leaves(
     await asyncio.sleep(0)
 
 
+async def test_the_corner_changes_its_numbers_now_and_then_and_its_words_at_once(
+    home: SlimApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    words = "training out.bin 1 %"
+    monkeypatch.setattr(SlimApp, "doing", lambda app: words)
+    async with home.run_test(size=SIZE) as pilot:
+        await pilot.pause(0.3)
+        home.doing_changed.subscribe(home.screen, told.append, immediate=True)
+        monkeypatch.setattr("slim.tui.app.SECONDS_BETWEEN_NUMBERS", 3600.0)
+        words = "training out.bin 2 %"
+        await pilot.pause(0.4)
+        assert not told
+        words = "paused at step 5"
+        await wait_for(pilot, lambda: told == ["paused at step 5"])
+        monkeypatch.setattr("slim.tui.app.SECONDS_BETWEEN_NUMBERS", 0.0)
+        words = "paused at step 6"
+        await wait_for(pilot, lambda: told[-1] == "paused at step 6")
+
+
 async def test_a_run_goes_on_while_another_screen_is_shown(tmp_path: Path, compute: Engine) -> None:
     script = Script(run_events())
     script.allowed = 8
