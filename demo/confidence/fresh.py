@@ -19,7 +19,7 @@ from slim.corpus import read_corpus
 from slim.foresight import exchanged, foresight, stops
 from slim.model_file import load_model
 from slim.reliability import auroc, expected_error, reliability_bins
-from slim.scoring import Scorer, Scores, logits_of
+from slim.scoring import Scorer, Scores, logits_of, texts_of
 from slim.tokenizer import Tokenizer
 
 EXCHANGES = 199
@@ -86,7 +86,7 @@ def main() -> None:
         plain, cooled = Scorer(), Scorer()
         for first in range(0, len(documents), TOGETHER):
             some = documents[first : first + TOGETHER]
-            for chunk in logits_of(model, some, tokenizer.start_id):
+            for chunk in logits_of(model, texts_of(some), tokenizer.start_id):
                 numbered = replace(chunk, documents=chunk.documents + first)
                 plain.add(numbered)
                 cooled.add(numbered, temperature)
