@@ -125,7 +125,8 @@ async def test_a_reply_of_the_model_in_training_while_the_terminal_changes(
         step = run.view.state.step
         for size in ((120, 40), (62, 17), (80, 24)):
             await pilot.resize_terminal(*size)  # waits for a second: the engine is never idle
-            assert screen.writing is None or "training waits" in screen_text(app), screen_text(app)
+            # Its words follow the width with the next look at the reply.
+            await until(pilot, lambda: screen.writing is None or "training waits" in screen_text(app))
         assert screen.writing is not None, screen_text(app)
         assert run.view.state.step <= step + 1, "the step that was begun, and no other"
         late = await lags(1.0)
