@@ -17,6 +17,7 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.filter import Monochrome
+from textual.message import Message
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
@@ -132,6 +133,7 @@ class SlimApp(App[Outcome]):
         self._stage = ""
         self._paths = list(paths)
         self._pages = ["home"]
+        self._screen_changed_at = 0.0  # on the clock of events
         self._caught: int | None = None
         self._suspension: Suspension | None = None
         self._collector = Collector()
@@ -154,6 +156,7 @@ class SlimApp(App[Outcome]):
                     loop.add_signal_handler(number, self._on_signal, int(number))
             if self._driver is not None:
                 self._suspension = Suspension(self, self._driver)
+        self.screen_change_signal.subscribe(self, self._on_screen_change, immediate=True)
         self.switch_mode("home")
         if self.session.run is not None:
             self._go("train")
@@ -300,6 +303,21 @@ class SlimApp(App[Outcome]):
             if problem is not None:
                 self.notify(safe_line(problem), severity="warning", markup=False)
 
+    # ---- keys ------------------------------------------------------------------------------------------------------
+
+    def _on_screen_change(self, _: Screen[Any]) -> None:
+        self._screen_changed_at = Message().time
+
+    async def on_event(self, event: events.Event) -> None:
+        """A key that waited in one screen while another took its place was typed ahead, and is the other's.
+
+        Textual sends a key to the screen that is there when it comes, looks for a binding in the one that is there when
+        nobody wanted it, and shows it to no text field of that: of a path typed after `o` on a busy machine only Enter acted.
+        """
+        if isinstance(event, events.Key) and event.is_forwarded and event.time < self._screen_changed_at:
+            event = event.copy()
+        await super().on_event(event)
+
     # ---- going about -----------------------------------------------------------------------------------------------
 
     def _go(self, page: str) -> None:
@@ -393,11 +411,9 @@ class SlimApp(App[Outcome]):
     def train_on(self, path: Path) -> None:
         """The form for a new run, filled in for a text."""
         self._go("train")
-        self.call_after_refresh(self._fill_form, path)
-
-    def _fill_form(self, path: Path) -> None:
-        if isinstance(self.screen, TrainScreen):
-            self.screen.show_form(path)
+        screen = self.get_screen_stack("train")[0]  # a dialog may still lie on it
+        if isinstance(screen, TrainScreen):
+            screen.show_form(path)
 
     def began(self, run: LocalRun) -> None:
         """A run was begun: show it."""

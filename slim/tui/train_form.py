@@ -229,8 +229,10 @@ class TrainForm(VerticalScroll):
             self._job = self.slim_app.session.engine.submit(estimating(request))
 
     def _say(self, words: str, wrong: bool) -> None:
-        style = "$error" if wrong else "$warning"
-        self.query_one("#estimate", Static).update(Content.styled(safe_line(words), style))
+        content = Content.styled(safe_line(words), "$error" if wrong else "$warning")
+        place = self.query_one("#estimate", Static)
+        if place.content != content:  # each tick says it, and an update lays the screen out anew
+            place.update(content)
 
     def _show_estimate(self, found: Estimate) -> None:
         about = "" if found.measured else "; a guess: no run on this machine is known yet"

@@ -97,6 +97,8 @@ class TrainScreen(Screen[None]):
         self._shown: LocalRun | FollowedRun | None = None
         self._shown_view: RunView | None = None
         self._form_wanted = False
+        self._form_of = Path()  # what the form was filled in for; told to a screen that is still being made, too
+        self._made = False
         self._from_form: LocalRun | None = None  # the last that the form began
         self._drawn_at = self._computed = 0.0  # clock and processor time of the last drawing
         self._pace = 0  # which of SECONDS_BETWEEN_DRAWINGS
@@ -149,7 +151,8 @@ class TrainScreen(Screen[None]):
         """Look at the run with every tick."""
         self.set_class(self.slim_app.ascii_only, "-ascii")
         self.slim_app.ticked.subscribe(self, lambda _: self._tick(), immediate=True)
-        self.form.fill(Path())
+        self._made = True
+        self.form.fill(self._form_of)
         self._choose_content()
 
     def on_screen_resume(self) -> None:
@@ -158,9 +161,10 @@ class TrainScreen(Screen[None]):
 
     def show_form(self, path: Path) -> None:
         """The form, filled in for a text, for a base to finetune, or (an empty path) for the stories."""
-        self._form_wanted = True
-        self._choose_content()
-        self.form.fill(path)
+        self._form_wanted, self._form_of = True, path
+        if self._made:
+            self._choose_content()
+            self.form.fill(path)
 
     # ---- drawing ---------------------------------------------------------------------------------------------------
 

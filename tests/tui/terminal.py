@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -77,6 +78,12 @@ class Terminal:
         """The same without the moves between."""
         return _MOVES.sub("", self.fresh)
 
+    @property
+    def told(self) -> str:
+        """The same for the reader of a failed test: what is drawn over and over, such as a cursor, once."""
+        drawn = (one.strip() for one in _MOVES.split(self.fresh))
+        return "|".join(one for one, _ in itertools.groupby(filter(None, drawn)))[-12_000:]
+
     def forget(self) -> None:
         """What was written so far is dealt with."""
         while select.select([self.master], [], [], 0.0)[0]:
@@ -87,8 +94,8 @@ class Terminal:
         """Read until a regular expression is found in what was written."""
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.plain):
-            assert time.monotonic() < deadline, f"no {pattern!r} in {self.plain[-3000:]!r}"
-            assert self.process.poll() is None, f"ended: {self.plain[-3000:]!r}"
+            assert time.monotonic() < deadline, f"no {pattern!r} in {self.told}"
+            assert self.process.poll() is None, f"ended: {self.told}"
             self.read()
 
     def type(self, text: str) -> None:
@@ -102,7 +109,7 @@ class Terminal:
         self.type(press)
         while not re.search(pattern, self.plain):
             passed = time.monotonic() - began
-            assert passed < seconds, f"no {pattern!r} in {self.plain[-3000:]!r}"
+            assert passed < seconds, f"no {pattern!r} in {self.told}"
             self.read(0.5)
         return time.monotonic() - began
 
@@ -110,7 +117,7 @@ class Terminal:
         """Wait for the end of the process; its exit code."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None:
-            assert time.monotonic() < deadline, f"still runs: {self.plain[-2000:]!r}"
+            assert time.monotonic() < deadline, f"still runs: {self.told}"
             self.read()
         for _ in range(20):
             self.read(0.02)

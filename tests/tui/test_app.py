@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import ContentSwitcher, Input, Select, Static
 
@@ -217,6 +218,35 @@ async def test_a_text_that_is_opened_fills_the_form(home: SlimApp) -> None:
         await wait_for(pilot, lambda: form.query_one("#out", Input).value == "my notes.bin")  # type: ignore[attr-defined]
         await wait_for(pilot, lambda: "parameters, a vocabulary of" in shown(home), 30)
         assert "of training" in shown(home) and "of memory" in shown(home)
+
+
+async def test_a_text_is_opened_while_its_screen_is_still_being_made(
+    home: SlimApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow machine the wish comes before the form, which is not filled in with the built-in stories after it."""
+    (home.folder / "notes.txt").write_text("some text " * 500)
+    usual = TrainScreen.on_mount
+
+    async def slowly(screen: TrainScreen) -> None:
+        await asyncio.sleep(0.4)
+        usual(screen)
+
+    monkeypatch.setattr(TrainScreen, "on_mount", slowly)
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        home.open_path(home.folder / "notes.txt")
+        await wait_for(pilot, lambda: "save as     notes.bin" in shown(home))
+        await wait_for(pilot, lambda: home.focused is not None and home.focused.id == "minutes")
+        home.train_on(Path())
+        await wait_for(pilot, lambda: "save as     stories.bin" in shown(home))
+
+
+async def test_what_is_typed_before_the_next_screen_is_there_is_typed_there(home: SlimApp) -> None:
+    """As by a quick hand on a busy machine: all keys wait in the screen that the first of them leaves."""
+    (home.folder / "notes.txt").write_text("some text " * 500)
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        for one in (*"onotes", "full_stop", *"txt", "enter"):
+            home.screen._forward_event(events.Key(one, "." if one == "full_stop" else None))
+        await wait_for(pilot, lambda: "save as     notes.bin" in shown(home))
 
 
 # ---- the form --------------------------------------------------------------------------------------------------------
