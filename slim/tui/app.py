@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import events
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.filter import Monochrome
-from textual.message import Message
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
@@ -39,6 +38,7 @@ from slim.tui.glyphs import ascii_only
 from slim.tui.help import HelpScreen, key_name
 from slim.tui.home import HomeScreen
 from slim.tui.no_color import Colourless
+from slim.tui.ordered_keys import OrderedKeys
 from slim.tui.plain_scroll_bar import use_plain_scroll_bars
 from slim.tui.quick_escape import use_quick_escape
 from slim.tui.run_follower import FollowedRun
@@ -69,7 +69,7 @@ class Outcome:
     failed: bool = False  # by a bug of ours, which was shown
 
 
-class SlimApp(App[Outcome]):
+class SlimApp(OrderedKeys[Outcome]):
     """Home, training, generation and chat."""
 
     TITLE = "SLiM"
@@ -133,7 +133,6 @@ class SlimApp(App[Outcome]):
         self._stage = ""
         self._paths = list(paths)
         self._pages = ["home"]
-        self._screen_changed_at = 0.0  # on the clock of events
         self._caught: int | None = None
         self._suspension: Suspension | None = None
         self._collector = Collector()
@@ -156,7 +155,6 @@ class SlimApp(App[Outcome]):
                     loop.add_signal_handler(number, self._on_signal, int(number))
             if self._driver is not None:
                 self._suspension = Suspension(self, self._driver)
-        self.screen_change_signal.subscribe(self, self._on_screen_change, immediate=True)
         self.switch_mode("home")
         if self.session.run is not None:
             self._go("train")
@@ -302,21 +300,6 @@ class SlimApp(App[Outcome]):
             problem = remember(path)
             if problem is not None:
                 self.notify(safe_line(problem), severity="warning", markup=False)
-
-    # ---- keys ------------------------------------------------------------------------------------------------------
-
-    def _on_screen_change(self, _: Screen[Any]) -> None:
-        self._screen_changed_at = Message().time
-
-    async def on_event(self, event: events.Event) -> None:
-        """A key that waited in one screen while another took its place was typed ahead, and is the other's.
-
-        Textual sends a key to the screen that is there when it comes, looks for a binding in the one that is there when
-        nobody wanted it, and shows it to no text field of that: of a path typed after `o` on a busy machine only Enter acted.
-        """
-        if isinstance(event, events.Key) and event.is_forwarded and event.time < self._screen_changed_at:
-            event = event.copy()
-        await super().on_event(event)
 
     # ---- going about -----------------------------------------------------------------------------------------------
 

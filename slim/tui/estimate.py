@@ -23,6 +23,7 @@ DOUBT_OF_RUN, DOUBT_OF_PRODUCT = 1.3, 1.6
 RECENT_RUNS = 8  # whose speed is looked at
 PRODUCT_SIZE = 64  # so small that NumPy computes it in one thread
 PRODUCTS, ROUNDS = 100, 9
+KERNEL_SECONDS = 2.0  # to compile one, of a core: 33 to 45 s for the 44 of both precisions on two of an Intel Xeon
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Of a run, as it goes if the machine is `fast` or `slow`; `measured`: by the speed of an earlier run."""
+    """Of a run, as it goes if the machine is `fast` or `slow`; `measured`: by the speed of an earlier run.
+
+    compile_seconds   before it, of which `--minutes` counts what leaves a third of them
+    """
 
     n_parameters: int
     memory_bytes: int
@@ -45,6 +49,7 @@ class Estimate:
     fast: Budget
     slow: Budget
     measured: bool
+    compile_seconds: float
 
 
 def estimating(request: Request) -> Iterator[Estimate]:
@@ -75,11 +80,13 @@ def estimating(request: Request) -> Iterator[Estimate]:
     work = known_work(_recent_entries(), sizes.n_parameters, precision)
     doubt = DOUBT_OF_RUN if work else DOUBT_OF_PRODUCT
     usual = (work or _product_work(precision)) / sizes.n_parameters
+    compiling = _compile_seconds(precision, config.optimizer)
 
     def at(speed: float) -> Budget:
         seconds = n_tokens * request.epochs / speed
         if config.minutes is not None:
-            seconds = min(seconds, 60.0 * config.minutes)
+            together = 60.0 * config.minutes
+            seconds = min(seconds, max(together - compiling, recipe.LEAST_SHARE * together))
         steps = max(1, round(seconds * speed / (B * T * config.accumulate)))
         return Budget(seconds, steps, seconds * speed / max(n_tokens, 1.0))
 
@@ -91,7 +98,19 @@ def estimating(request: Request) -> Iterator[Estimate]:
         fast=at(usual * doubt),
         slow=at(usual / doubt),
         measured=work > 0,
+        compile_seconds=compiling,
     )
+
+
+def _compile_seconds(precision: str, optimizer: str) -> float:
+    """Until what such a run needs and is not in the cache is compiled, on all cores."""
+    from slim.compiling import MOST_PROCESSES, is_cached
+    from slim.compute import usable_cores
+    from slim.kernels.table import kernels_of
+
+    table = kernels_of(precision, training=True, optimizer=optimizer)
+    missing = {kernel for kernel, signature in table if not is_cached(kernel, signature)}
+    return KERNEL_SECONDS * len(missing) / min(usable_cores(), MOST_PROCESSES)
 
 
 def _recent_entries() -> Iterator[Entry]:

@@ -28,7 +28,7 @@ from slim.tui.catalog import looks_like_model
 from slim.tui.dialogs import PathSuggester
 from slim.tui.estimate import Estimate, estimating
 from slim.tui.safe_input import SafeInput
-from slim.wording import duration, mega
+from slim.wording import FIRST_RUN, duration, mega
 
 if TYPE_CHECKING:
     from slim.compute import Job
@@ -240,6 +240,9 @@ class TrainForm(VerticalScroll):
         seconds = between(duration(fast.seconds), duration(slow.seconds))
         steps = between(about_count(slow.steps), about_count(fast.steps))
         epochs = passes(slow.epochs, fast.epochs)
+        compiling = ""
+        if found.compile_seconds >= 1.0:
+            compiling = f"\nabout {duration(found.compile_seconds)} before it to compile the kernels{FIRST_RUN}"
         room = (
             ""
             if found.available_bytes is None
@@ -250,6 +253,7 @@ class TrainForm(VerticalScroll):
                 (f"{found.n_parameters / 1e6:.1f} M", "bold"), f" parameters, a vocabulary of {found.vocab_size:,}\n",
                 ("about " + mega(found.memory_bytes), "bold"), f" of memory{room}\n",
                 (seconds, "bold"), f" of training: {steps} steps, {epochs} through the text{about}",
+                (compiling, "$warning"),
             )
         )  # fmt: skip
 

@@ -35,7 +35,7 @@ from slim.tui.help import HelpScreen, described_keys
 from slim.tui.home import HomeScreen, age, millions, shortened
 from slim.tui.run_follower import EVENTS_PER_POLL
 from slim.tui.session import LocalRun
-from slim.tui.train_form import times
+from slim.tui.train_form import TrainForm, times
 from slim.tui.train_screen import TrainScreen, bar
 
 SIZE = (80, 24)
@@ -240,13 +240,34 @@ async def test_a_text_is_opened_while_its_screen_is_still_being_made(
         await wait_for(pilot, lambda: "save as     stories.bin" in shown(home))
 
 
-async def test_what_is_typed_before_the_next_screen_is_there_is_typed_there(home: SlimApp) -> None:
-    """As by a quick hand on a busy machine: all keys wait in the screen that the first of them leaves."""
+def press_at_once(app: SlimApp, *keys: str) -> None:
+    """As by a quick hand on a busy machine: all keys are there before the first of them is looked at."""
+    for key in keys:
+        app.post_message(events.Key(key, "." if key == "full_stop" else None))
+
+
+async def test_what_is_typed_ahead_is_typed_where_it_belongs(home: SlimApp) -> None:
     (home.folder / "notes.txt").write_text("some text " * 500)
     async with home.run_test(notifications=True, size=SIZE) as pilot:
-        for one in (*"onotes", "full_stop", *"txt", "enter"):
-            home.screen._forward_event(events.Key(one, "." if one == "full_stop" else None))
+        press_at_once(home, *"onotes", "full_stop", *"txt", "enter")
         await wait_for(pilot, lambda: "save as     notes.bin" in shown(home))
+        await wait_for(pilot, lambda: home.focused is not None and home.focused.id == "minutes")
+        press_at_once(home, "ctrl+u", *"25", "tab", "3", "tab", "end", "backspace", "x")
+        await wait_for(pilot, lambda: "save as     notes.bix" in shown(home))
+        form = home.screen.query_one(TrainForm)
+        assert form.field("minutes").value == "25" and form.field("epochs").value == "3"
+
+
+async def test_a_key_that_nobody_has_dealt_with_does_not_hold_the_others(home: SlimApp) -> None:
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await pilot.press("o")
+        await wait_for(pilot, lambda: isinstance(home.screen, OpenDialog))
+        field = home.screen.query_one(Input)
+        home._sent_key_at, home._sent_keys = time.monotonic(), 7  # what followed this one was lost
+        press_at_once(home, *"abc")
+        await wait_for(pilot, lambda: field.value == "abc")
+        press_at_once(home, *"def")
+        await wait_for(pilot, lambda: field.value == "abcdef")
 
 
 # ---- the form --------------------------------------------------------------------------------------------------------

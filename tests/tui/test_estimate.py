@@ -17,6 +17,11 @@ from slim.tui.estimate import DOUBT_OF_PRODUCT, estimating, known_work
 from slim.tui.train_form import about_count, between
 
 
+@pytest.fixture(autouse=True)
+def _nothing_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slim.compiling.is_cached", lambda kernel, signature: True)
+
+
 def request(folder: Path, **values: object) -> Request:
     text = folder / "notes.txt"
     text.write_text("some text of words " * 20_000)
@@ -33,6 +38,20 @@ def test_minutes_end_it_at_any_speed(tmp_path: Path) -> None:
     (found,) = estimating(request(tmp_path, minutes=0.001))
     assert found.fast.seconds == found.slow.seconds == pytest.approx(0.06)
     assert found.fast.epochs > found.slow.epochs
+
+
+@pytest.mark.parametrize(("minutes", "left"), [(10.0, 1.0), (0.1, 1 / 3)])
+def test_compiling_takes_some_of_the_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, left: float
+) -> None:
+    """But a third of them is trained, however long it takes."""
+    one = dataclasses.replace(request(tmp_path, minutes=minutes), epochs=1e6)
+    (warm,) = estimating(one)
+    monkeypatch.setattr("slim.compiling.is_cached", lambda kernel, signature: kernel.__name__ in ("muon", "rope"))
+    (cold,) = estimating(one)
+    assert warm.compile_seconds == 0.0 and warm.slow.seconds == pytest.approx(60.0 * minutes)
+    assert cold.compile_seconds > 5.0
+    assert cold.slow.seconds == pytest.approx(60.0 * minutes * left if left < 1.0 else 600.0 - cold.compile_seconds)
 
 
 def test_the_run_of_the_likest_size_and_the_same_precision_counts() -> None:
