@@ -276,7 +276,7 @@ def stop_rules(
     else:
         note = Note(
             "this model has no confidence calibration, so only loops end the text early: make one with "
-            "slim calibrate MODEL DATA, or give a threshold, such as --stop-confidence -3.5",
+            "slim calibrate MODEL DATA, or give a threshold, such as -3.5 (--stop-confidence, in the dashboard: unsure)",
             level="warning",
         )
         return None, Repetition(), note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from io import FileIO
@@ -12,6 +13,7 @@ from typing import Self
 from slim.errors import SlimError
 from slim.operating_system import NO_WAITING, READING
 
+MOST_NAMES = 10_000  # of a folder, in which the one that was meant is looked for
 HEAD_BYTES = 512  # enough to tell every kind below
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
@@ -73,7 +75,8 @@ def open_input(path: str | Path, error: type[SlimError]) -> tuple[FileIO, int]:
     try:
         fd = os.open(path, READING | NO_WAITING)
     except (OSError, ValueError) as problem:
-        raise error(f"{path}: cannot be opened: {reason(problem)}") from problem
+        name = str(path) or "''"
+        raise error(f"{name}: cannot be opened: {reason(problem)}{remedy(path, problem)}") from problem
     try:
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
@@ -134,3 +137,21 @@ def reason(problem: Exception) -> str:
     """The operating system's words for what went wrong, in lower case like the rest of the line."""
     words = getattr(problem, "strerror", None) or str(problem)
     return words[:1].lower() + words[1:]
+
+
+def remedy(path: str | Path, problem: Exception) -> str:
+    """What to do about a path that cannot be opened, in words that follow the reason; nothing where that says enough."""
+    if isinstance(problem, PermissionError):
+        return ": make it readable first"
+    if not isinstance(problem, FileNotFoundError):
+        return ""
+    import difflib
+
+    path = Path(path)
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in itertools.islice(entries, MOST_NAMES)]
+    except OSError:
+        return f": check the path: there is no folder {path.parent}"
+    likest = difflib.get_close_matches(path.name, names, 1, 0.75)
+    return f": did you mean {path.with_name(likest[0])}?" if likest else ": check the path"

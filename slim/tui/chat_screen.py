@@ -49,6 +49,7 @@ class ChatScreen(WritingScreen):
 
     DEFAULT_CSS = """
     ChatScreen #status { height: 1; padding: 0 1; }
+    ChatScreen ToastRack { margin-bottom: 5; } /* above the prompt */
     ChatScreen SamplerSettings { display: none; }
     ChatScreen.-settings SamplerSettings, ChatScreen.-wide SamplerSettings { display: block; }
     """
