@@ -1,9 +1,9 @@
 """Keys act in the order in which they were pressed, however busy the machine is.
 
-Textual sends a key to what has the focus when it comes, where a text field takes letters at once, and looks for a binding only
-when the key has come back up to the app. So of keys that come together, as from a quick hand while a model trains, a letter
-overtakes the Tab or ctrl+u before it, and a path typed after `o` goes to the screen that `o` leaves. Here a key is sent when the
-one before it has been dealt with: a message follows it through the same queues and comes back behind it.
+Textual sends a key to what has the focus when it comes, where a text field takes letters at once, and looks for a binding
+only when the key has come back up to the app. So of keys that come together, as from a quick hand while a model trains, a
+letter overtakes the Tab or ctrl+u before it, and a path typed after `o` goes to the screen that `o` leaves. Here a key is
+sent when the one before it has been dealt with: a message follows it through the same queues and comes back behind it.
 """
 
 from __future__ import annotations
