@@ -8,6 +8,7 @@ or made twice. What follows from the clock (when to save) does not touch what is
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ from slim.tokenizer import Tokenizer
 from slim.trainer import Trainer, UnstableError, train
 
 SILENT_SECONDS = 0.5  # of an evaluation or a calibration, before its progress is told
+WORSE_THAN_GUESSING = 0.5  # nats: a model that has hardly begun may be some tenths above
 
 
 class TrainingRun:
@@ -86,6 +88,7 @@ class TrainingRun:
         self._problem: SaveError | None = None  # of the last one
         self._unsaved_best: tuple[dict[str, np.ndarray], dict[str, object]] | None = None
         self._journal_works = True
+        self._warned = False  # of a loss above that of guessing
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0  # that the last save of everything took
 
@@ -214,9 +217,23 @@ class TrainingRun:
                 elapsed_seconds=self.trainer.read_clock(),
             )
         )
+        yield from self._compare_with_guessing(result)
         if better:
             standing.rollbacks = 0
             yield from self._save_best(result)
+
+    def _compare_with_guessing(self, result: Evaluation) -> Iterator[Event]:
+        """Say once that a model knows less than nothing: it can stay at a loss like that without a spike or a NaN."""
+        guessing = math.log(self.plan.model.vocab_size)
+        if self._warned or result.nats_per_token < guessing + WORSE_THAN_GUESSING:
+            return
+        self._warned = True
+        rate = self.plan.config.learning_rate
+        yield from self._note(
+            f"loss {result.nats_per_token:.1f} on held-out text, where guessing has {guessing:.1f}: the learning rate, "
+            f"{rate:g}, is too high; try a lower one, such as --set learning_rate={rate / 4:g}",
+            "warning",
+        )
 
     def _sample(self) -> Iterator[Event]:
         """Let the model write from the fixed prompts, or answer them, token by token."""

@@ -328,6 +328,16 @@ def test_finetune_keeps_vocabulary_and_sizes(corpus: Path) -> None:
         )
 
 
+def test_a_loss_above_that_of_guessing_is_told_once(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for above, count in ((-10.0, 1), (0.5, 0)):  # nats
+        monkeypatch.setattr("slim.training_run.WORSE_THAN_GUESSING", above)
+        out = str(corpus.parent / f"{count}.bin")
+        events = list(run.start(request(corpus, out=out)))
+        notes = [event.text for event in of_kind(events, Note) if "guessing has 5.6: the learning" in event.text]
+        assert len(notes) == count and all(note.endswith("--set learning_rate=0.0025") for note in notes)
+        assert Path(f"{out}.run/log.txt").read_text(encoding="utf-8").count("guessing has") == count
+
+
 def test_training_stops_when_the_held_out_text_gains_no_more(corpus: Path) -> None:
     settings = {"max_steps": 5000, "eval_every": 10, "learning_rate": 0.05, "patience": 3}
     events = list(run.start(request(corpus, "train", settings=settings)))

@@ -126,7 +126,7 @@ def open_dialog(stage: Stage) -> tuple[SlimApp, Act]:
 def form(stage: Stage) -> tuple[SlimApp, Act]:
     Path("notes.txt").write_text("some text " * 5000)
     fast, slow = Budget(600.0, 4_812, 27.3), Budget(600.0, 1_880, 9.7)
-    found = Estimate(6_400_000, 310_000_000, 2_000_000_000, 448, fast, slow, False)
+    found = Estimate(6_400_000, 310_000_000, 2_000_000_000, 448, fast, slow, measured=False, compile_seconds=0.0)
     stage.patch.setattr("slim.tui.train_form.estimating", lambda request: iter([found]))
     return stage.app("notes.txt"), shows("notes.bin", "parameters, a vocabulary of")
 
