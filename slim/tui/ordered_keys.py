@@ -13,13 +13,13 @@ from collections import deque
 from typing import Any, TypeVar
 
 from textual import events
-from textual.app import App
+from textual.app import App, ScreenStackError
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
 
 Result = TypeVar("Result")
-PATIENCE = 0.5  # seconds for one key: what had it may be gone, and took the message with it
+PATIENCE = 0.3  # seconds for one key: what had it may be gone, and took the message with it
 LAPS = 2  # what a key leads to may be said by another message: Enter in a field is one, `Submitted` the next
 
 
@@ -45,7 +45,9 @@ class OrderedKeys(App[Result]):
         """Hold a key back while another is on its way."""
         if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
             await super().on_event(event)
-        elif self._sent_key_at is None:
+        elif not self._has_screen():
+            return
+        elif not self._waiting_keys and self._patience_left() <= 0.0:
             await self._send_key(event)
         else:
             self._waiting_keys.append(event)
@@ -66,25 +68,34 @@ class OrderedKeys(App[Result]):
 
     async def on_ordered_keys_dealt(self, message: Dealt) -> None:
         """The next key, if there is one; but a screen that has come with this one is to be made first, with its focus."""
-        if message.number != self._sent_keys or self._key_target is None:
+        if message.number != self._sent_keys or self._key_target is None or not self._has_screen():
             return
-        if message.lap < LAPS:
+        if self.screen is not self._key_screen:
+            self._key_screen = self._key_target = self.screen
+            await self._follow(self.screen, 1)
+        elif message.lap < LAPS:
             await self._follow(self._key_target, message.lap + 1)
-        elif self.screen is not self._key_screen:
-            self._key_screen = self.screen
-            await self._follow(self.screen, message.lap)
         else:
             await self._send_next_key()
 
     async def _send_next_key(self) -> None:
         self._sent_key_at = None
-        if self._waiting_keys:
+        if self._waiting_keys and self._has_screen():
             await self._send_key(self._waiting_keys.popleft())
 
+    def _has_screen(self) -> bool:
+        """False once the app is ending."""
+        try:
+            return self.screen is not None
+        except ScreenStackError:
+            return False
+
+    def _patience_left(self) -> float:
+        """Seconds for which the key that was sent is waited for."""
+        return 0.0 if self._sent_key_at is None else self._sent_key_at + PATIENCE - time.monotonic()
+
     async def _lose_patience(self) -> None:
-        if self._waiting_keys and self._sent_key_at is not None:
-            left = self._sent_key_at + PATIENCE - time.monotonic()
-            if left <= 0.0:
-                await self._send_next_key()
-            if self._waiting_keys:
-                self.set_timer(max(left, 0.01), self._lose_patience)
+        if self._waiting_keys and self._patience_left() <= 0.0:
+            await self._send_next_key()
+        if self._waiting_keys:
+            self.set_timer(max(self._patience_left(), 0.01), self._lose_patience)

@@ -258,6 +258,15 @@ async def test_what_is_typed_ahead_is_typed_where_it_belongs(home: SlimApp) -> N
         assert form.field("minutes").value == "25" and form.field("epochs").value == "3"
 
 
+@pytest.mark.parametrize("after", range(6))
+async def test_keys_that_come_while_it_ends_are_nobodys(home: SlimApp, after: int) -> None:
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await pilot.press("o")
+        press_at_once(home, *"ab", "ctrl+q", *"cde")
+        for _ in range(after):
+            await asyncio.sleep(0)
+
+
 async def test_a_key_that_nobody_has_dealt_with_does_not_hold_the_others(home: SlimApp) -> None:
     async with home.run_test(notifications=True, size=SIZE) as pilot:
         await pilot.press("o")
