@@ -354,8 +354,7 @@ class TrainScreen(Screen[None]):
             return f"Nothing was saved; the log is in {folder}."
         return "Nothing was begun, so there was nothing to be saved."
 
-    @staticmethod
-    def _what_next(run: LocalRun | FollowedRun) -> Content:
+    def _what_next(self, run: LocalRun | FollowedRun) -> Content:
         key = "$accent bold"
         problem = run.problem
         can_go_on = _has_checkpoint(run)
@@ -374,7 +373,7 @@ class TrainScreen(Screen[None]):
             return Content.assemble(
                 ("r", key), " goes on from there, ", ("n", key), " begins anew."
             )
-        return Content.assemble(("n", key), " opens the form again.")
+        return Content.assemble(("n", key), " opens the form", " again." if run is self._from_form else ".")
 
     # ---- keys ------------------------------------------------------------------------------------------------------
 

@@ -571,7 +571,7 @@ async def test_a_failure_before_the_first_step(tmp_path: Path, compute: Engine) 
     app = training(compute, tmp_path, Script([], UsageError("x.bin: exists: choose another OUT")))
     async with app.run_test(notifications=True, size=SIZE) as pilot:
         await wait_for(pilot, lambda: "choose another OUT" in shown(app))
-        assert "Nothing was begun" in shown(app) and "n opens the form again" in shown(app)
+        assert "Nothing was begun" in shown(app) and "n opens the form." in shown(app)
         await wait_for(pilot, lambda: "training x.bin" not in shown(app))
         await pilot.press("n")
         await wait_for(pilot, lambda: "A new run" in shown(app))
