@@ -18,6 +18,7 @@ from textual.widgets.option_list import Option
 from slim.input_file import typed_path
 from slim.safe_text import safe_line
 from slim.tui.safe_input import SafeInput
+from slim.tui.whole_screen import WholeScreen
 
 MOST_SUGGESTED = 1_000  # names of a folder that are looked at
 
@@ -48,7 +49,7 @@ class PathSuggester(Suggester):
         return None
 
 
-class OpenDialog(ModalScreen[Path | None]):
+class OpenDialog(WholeScreen[Path | None], ModalScreen[Path | None]):
     """A path is typed: a text to train on, a model to write with, a run to watch."""
 
     CSS = """
@@ -91,7 +92,7 @@ class OpenDialog(ModalScreen[Path | None]):
         self.dismiss(None)
 
 
-class QuitDialog(ModalScreen[str | None]):
+class QuitDialog(WholeScreen[str | None], ModalScreen[str | None]):
     """A run trains here: what becomes of it?"""
 
     CSS = """
@@ -124,7 +125,7 @@ class QuitDialog(ModalScreen[str | None]):
         self.dismiss(None if answer == "cancel" else answer)
 
 
-class TooSmall(ModalScreen[None]):
+class TooSmall(WholeScreen[None], ModalScreen[None]):
     """What size is needed, while the terminal has less."""
 
     CSS = """

@@ -13,13 +13,15 @@ from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 from textual.widgets import Input, Static, TextArea
 
+from slim.tui.whole_screen import WholeScreen
+
 GROUPS = ("Here", "On this screen", "Everywhere", "In every text field")
 KEY_WIDTH = 23
 # What every screen of Textual can do.
 TEXTUAL_ACTIONS = {item.action for item in Screen.BINDINGS if isinstance(item, Binding)}
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(WholeScreen[None], ModalScreen[None]):
     """A list of keys; any key that goes back closes it."""
 
     CSS = """

@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
 from slim import demo_recipe
@@ -20,6 +19,7 @@ from slim.run_directory import directory_of
 from slim.safe_text import safe_line
 from slim.tui.catalog import Entry, catalog, read_recent
 from slim.tui.top_bar import TopBar
+from slim.tui.whole_screen import WholeScreen
 from slim.wording import mega
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class EntryTable(DataTable[Content], inherit_bindings=False):
     ]
 
 
-class HomeScreen(Screen[None]):
+class HomeScreen(WholeScreen[None]):
     """Models and runs in this folder and those that were opened lately."""
 
     VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-usual")]  # noqa: RUF012 (as Textual declares it)

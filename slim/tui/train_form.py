@@ -256,8 +256,6 @@ class TrainForm(VerticalScroll):
                 (compiling, "$warning"),
             )
         )  # fmt: skip
-        # Once, on a slow machine, a field went on showing what it held before it was filled in; why was not found out.
-        self.refresh()
 
     # ---- keys ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Input, Static
 
 from slim.atomic_file import PREVIOUS_SUFFIX
@@ -26,6 +25,7 @@ from slim.tui.samples import Samples
 from slim.tui.session import LocalRun
 from slim.tui.top_bar import TopBar
 from slim.tui.train_form import TrainForm
+from slim.tui.whole_screen import WholeScreen
 from slim.wording import duration, farewell, stage_line
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Monitor(Vertical):
     """The run that is shown."""
 
 
-class TrainScreen(Screen[None]):
+class TrainScreen(WholeScreen[None]):
     """Form and monitor."""
 
     VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-usual"), (30, "-tall")]  # noqa: RUF012 (as Textual declares it)

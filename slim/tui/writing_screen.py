@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
 from textual.widgets import Input, Static, TextArea
 
 from slim.config import GenerateConfig
@@ -20,6 +19,7 @@ from slim.tui.confidence_text import READING_KEYS, ConfidenceText
 from slim.tui.inspector import Inspector, probability, separator
 from slim.tui.prompt_area import PromptArea
 from slim.tui.sampler_settings import SamplerSettings
+from slim.tui.whole_screen import WholeScreen
 from slim.tui.writing import POLL_SECONDS, Writing
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def measures(logprobs: Sequence[float], tokens_per_second: float, few: bool = Fa
     return words
 
 
-class WritingScreen(Screen[None]):
+class WritingScreen(WholeScreen[None]):
     """One text and at most one job that makes it longer; a subclass says what is done with what comes."""
 
     DEFAULT_CSS = """

@@ -240,6 +240,26 @@ async def test_a_text_is_opened_while_its_screen_is_still_being_made(
         await wait_for(pilot, lambda: "save as     stories.bin" in shown(home))
 
 
+async def test_a_drawing_that_was_put_off_draws_what_came_meanwhile(
+    home: SlimApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a line of keys is exchanged while the form is filled in."""
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await pilot.press("2")
+        await wait_for(pilot, lambda: "A new run" in shown(home))
+        await pilot.pause(0.3)
+        screen, drawn = home.screen, []
+        assert isinstance(screen, TrainScreen)
+        monkeypatch.setattr(home, "_display", lambda _, drawing: drawn.append(drawing))
+        home._begin_batch()
+        screen.form.field("out").value = "another.bin"
+        await asyncio.sleep(0.2)
+        home._end_batch()
+        drawn.clear()
+        screen._compositor_refresh()
+        assert len(drawn) == 1 and drawn[0] is not None
+
+
 def press_at_once(app: SlimApp, *keys: str) -> None:
     """As by a quick hand on a busy machine: all keys are there before the first of them is looked at."""
     for key in keys:
