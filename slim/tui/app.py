@@ -429,12 +429,13 @@ class SlimApp(OrderedKeys[Outcome]):
     def on_resize(self, event: events.Resize) -> None:
         """Below the least size there is one sentence instead of ruins."""
         small = event.size.width < LEAST_WIDTH or event.size.height < LEAST_HEIGHT
-        shown = isinstance(self.screen, TooSmall)
-        if small and not shown:
-            self.push_screen(TooSmall(LEAST_WIDTH, LEAST_HEIGHT))
-        elif not small and shown:
-            self.pop_screen()
-            self.set_timer(SECONDS_BEFORE_ALL_IS_DRAWN, self._draw_all)
+        if small and not isinstance(self.screen, TooSmall):
+            self.push_screen(TooSmall(LEAST_WIDTH, LEAST_HEIGHT), self._on_large_enough)
+        elif not small and isinstance(self.screen, TooSmall):
+            self.screen.dismiss()
+
+    def _on_large_enough(self, _: None) -> None:
+        self.set_timer(SECONDS_BEFORE_ALL_IS_DRAWN, self._draw_all)
 
     def _draw_all(self) -> None:
         """Everything anew: Textual leaves holes in a screen that comes back in another size, where notices were."""

@@ -141,6 +141,12 @@ class TooSmall(WholeScreen[None], ModalScreen[None]):
         """One sentence."""
         yield Static(id="size")
 
+    def on_screen_resume(self) -> None:
+        """What lay over it, such as the question at the end, is gone; the terminal may have grown meanwhile."""
+        width, height = self._least
+        if self.app.size.width >= width and self.app.size.height >= height:
+            self.dismiss()
+
     def on_resize(self) -> None:
         """The size as it is now."""
         width, height = self._least

@@ -8,7 +8,6 @@ sent when the one before it has been dealt with: a message follows it through th
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import Any, TypeVar
 
@@ -19,12 +18,13 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 Result = TypeVar("Result")
-PATIENCE = 0.3  # seconds for one key: what had it may be gone, and took the message with it
 LAPS = 2  # what a key leads to may be said by another message: Enter in a field is one, `Submitted` the next
+SECONDS_BETWEEN_LOOKS = 0.3  # at what has the key that the others wait for
+MOST_LOOKS = 10  # for one key: what has it is still there, but does not come to an end with it
 
 
 class OrderedKeys(App[Result]):
-    """An app that deals with one key at a time; a pasted text counts as one."""
+    """An app that deals with one key at a time; a pasted text counts as one. A mouse button waits for the keys before it."""
 
     class Dealt(Message):
         """What was sent before to those through whose queues this comes has been dealt with."""
@@ -35,53 +35,56 @@ class OrderedKeys(App[Result]):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._waiting_keys: deque[events.Key | events.Paste] = deque()
+        self._waiting_keys: deque[events.Event] = deque()
         self._sent_keys = 0
-        self._sent_key_at: float | None = None  # of the one that is being dealt with
-        self._key_target: Widget | None = None
+        self._key_target: Widget | None = None  # of the key that is being dealt with
         self._key_screen: Screen[Any] | None = None
+        self._looks = 0
+        self._will_look = False
 
     async def on_event(self, event: events.Event) -> None:
         """Hold a key back while another is on its way."""
-        if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
+        held = isinstance(event, events.Key | events.Paste | events.MouseDown | events.MouseUp)
+        if not held or event.is_forwarded:
             await super().on_event(event)
-        elif not self._has_screen():
-            return
-        elif not self._waiting_keys and self._patience_left() <= 0.0:
-            await self._send_key(event)
-        else:
+        elif self._has_screen():
             self._waiting_keys.append(event)
-            if len(self._waiting_keys) == 1:
-                self.set_timer(PATIENCE, self._lose_patience)
+            if self._key_target is None:
+                await self._send_next_key()
+            else:
+                self._mind_what_is_gone()
+                self._look_later()
 
-    async def _send_key(self, event: events.Key | events.Paste) -> None:
-        self._sent_keys += 1
-        self._sent_key_at = time.monotonic()
-        self._key_screen = self.screen
-        self._key_target = self.focused or self.screen
-        await super().on_event(event)
-        await self._follow(self._key_target, 1)
+    async def _send_next_key(self) -> None:
+        self._key_target = None
+        while self._waiting_keys and self._key_target is None and self._has_screen():
+            event = self._waiting_keys.popleft()
+            if isinstance(event, events.Key | events.Paste):
+                self._sent_keys += 1
+                self._looks = 0
+                self._key_screen = self.screen
+                self._key_target = self.focused or self.screen
+            await super().on_event(event)
+            self._follow(1)
 
-    async def _follow(self, target: Widget, lap: int) -> None:
-        if not target.post_message(self.Dealt(self._sent_keys, lap)):
-            await self._send_next_key()
+    def _follow(self, lap: int) -> None:
+        if self._key_target is not None:
+            self._key_target.post_message(self.Dealt(self._sent_keys, lap))
+
+    def _follow_through_screen(self) -> None:
+        self._key_screen = self._key_target = self.screen
+        self._follow(1)
 
     async def on_ordered_keys_dealt(self, message: Dealt) -> None:
         """The next key, if there is one; but a screen that has come with this one is to be made first, with its focus."""
         if message.number != self._sent_keys or self._key_target is None or not self._has_screen():
             return
         if self.screen is not self._key_screen:
-            self._key_screen = self._key_target = self.screen
-            await self._follow(self.screen, 1)
+            self._follow_through_screen()
         elif message.lap < LAPS:
-            await self._follow(self._key_target, message.lap + 1)
+            self._follow(message.lap + 1)
         else:
             await self._send_next_key()
-
-    async def _send_next_key(self) -> None:
-        self._sent_key_at = None
-        if self._waiting_keys and self._has_screen():
-            await self._send_key(self._waiting_keys.popleft())
 
     def _has_screen(self) -> bool:
         """False once the app is ending."""
@@ -90,12 +93,26 @@ class OrderedKeys(App[Result]):
         except ScreenStackError:
             return False
 
-    def _patience_left(self) -> float:
-        """Seconds for which the key that was sent is waited for."""
-        return 0.0 if self._sent_key_at is None else self._sent_key_at + PATIENCE - time.monotonic()
+    def _mind_what_is_gone(self) -> None:
+        """What had the key may have been taken away, and the message with it: another one follows through the screen."""
+        if self._key_target is not None and not self._key_target.is_running:
+            self._follow_through_screen()
 
-    async def _lose_patience(self) -> None:
-        if self._waiting_keys and self._patience_left() <= 0.0:
+    def _look_later(self) -> None:
+        """After all that has come to the app by then, for that may be what is waited for."""
+        if not self._will_look:
+            self._will_look = True
+            self.set_timer(SECONDS_BETWEEN_LOOKS, lambda: self.call_later(self._look))
+
+    async def _look(self) -> None:
+        """Nothing that gets lost on its way holds back the keys behind it."""
+        self._will_look = False
+        if not self._waiting_keys or self._key_target is None:
+            return
+        self._looks += 1
+        if self._looks > MOST_LOOKS:
             await self._send_next_key()
+        else:
+            self._mind_what_is_gone()
         if self._waiting_keys:
-            self.set_timer(max(self._patience_left(), 0.01), self._lose_patience)
+            self._look_later()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from textual import events
+from textual.command import CommandPalette
 from textual.pilot import Pilot
 from textual.widgets import ContentSwitcher, Input, Select, Static
 
@@ -29,6 +30,7 @@ from slim.events import (
 )
 from slim.request import Request, RunControl
 from slim.safe_text import safe_text
+from slim.tui import ordered_keys
 from slim.tui.app import Outcome, SlimApp
 from slim.tui.dialogs import OpenDialog, QuitDialog, TooSmall
 from slim.tui.help import HelpScreen, described_keys
@@ -287,16 +289,57 @@ async def test_keys_that_come_while_it_ends_are_nobodys(home: SlimApp, after: in
             await asyncio.sleep(0)
 
 
-async def test_a_key_that_nobody_has_dealt_with_does_not_hold_the_others(home: SlimApp) -> None:
+async def test_keys_wait_for_a_screen_that_is_made_slowly(
+    home: SlimApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes, with the other screens behind it, and though the field that had the key before is gone."""
+    monkeypatch.setattr("slim.tui.app.SECONDS_BEFORE_PREPARING", 0.6)
+    (home.folder / "notes.txt").write_text("some text " * 500)
+    usual = TrainScreen.on_mount
+
+    async def slowly(screen: TrainScreen) -> None:
+        await asyncio.sleep(0.8)
+        usual(screen)
+
+    monkeypatch.setattr(TrainScreen, "on_mount", slowly)
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        press_at_once(home, *"onotes", "full_stop", *"txt", "enter", "ctrl+u", *"25", "tab", "3")
+        await wait_for(pilot, lambda: "save as     notes.bin" in shown(home))
+        form = home.screen.query_one(TrainForm)
+        await wait_for(pilot, lambda: form.field("epochs").value == "3")
+        assert form.field("minutes").value == "25"
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_key_that_nobody_has_dealt_with_does_not_hold_the_others(
+    home: SlimApp, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """What had it is gone, or is there and does nothing more; those that come later wait for neither."""
+    monkeypatch.setattr(ordered_keys, "SECONDS_BETWEEN_LOOKS", 0.02 if there else 60.0)
     async with home.run_test(notifications=True, size=SIZE) as pilot:
         await pilot.press("o")
         await wait_for(pilot, lambda: isinstance(home.screen, OpenDialog))
         field = home.screen.query_one(Input)
-        home._sent_key_at, home._sent_keys = time.monotonic(), 7  # what followed this one was lost
+        home._key_target, home._sent_keys = field if there else Input(), 7
         press_at_once(home, *"abc")
         await wait_for(pilot, lambda: field.value == "abc")
         press_at_once(home, *"def")
         await wait_for(pilot, lambda: field.value == "abcdef")
+
+
+async def test_the_keys_before_a_click_go_where_they_were_typed(home: SlimApp) -> None:
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        await pilot.press("2")
+        await wait_for(pilot, lambda: home.focused is not None and home.focused.id == "minutes")
+        form = home.screen.query_one(TrainForm)
+        spot = form.field("out").region.offset
+        press_at_once(home, "ctrl+u", *"123")
+        button = {"button": 1, "shift": False, "meta": False, "ctrl": False}
+        for kind in (events.MouseDown, events.MouseUp):
+            home.post_message(kind(None, spot.x, spot.y, 0, 0, **button))  # type: ignore[arg-type]
+        press_at_once(home, "end", "x")
+        await wait_for(pilot, lambda: form.field("out").value == "stories.binx")
+        assert form.field("minutes").value == "123" and form.field("out").has_focus
 
 
 # ---- the form --------------------------------------------------------------------------------------------------------
@@ -715,6 +758,16 @@ async def test_too_small_a_terminal_says_what_it_needs(home: SlimApp) -> None:
         await pilot.press("escape", "2")
         assert isinstance(home.screen, TooSmall)
         await pilot.resize_terminal(60, 16)
+        await wait_for(pilot, lambda: isinstance(home.screen, HomeScreen))
+
+
+async def test_a_terminal_that_grows_under_the_palette_is_large_enough_after_it(home: SlimApp) -> None:
+    async with home.run_test(notifications=True, size=(59, 16)) as pilot:
+        await wait_for(pilot, lambda: isinstance(home.screen, TooSmall))
+        await pilot.press("ctrl+p")
+        await wait_for(pilot, lambda: isinstance(home.screen, CommandPalette))
+        await pilot.resize_terminal(*SIZE)
+        await pilot.press("escape")
         await wait_for(pilot, lambda: isinstance(home.screen, HomeScreen))
 
 
