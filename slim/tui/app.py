@@ -413,17 +413,17 @@ class SlimApp(OrderedKeys[Outcome]):
             if command.title in wanted:
                 yield command
         seen = set()
-        for _, binding, enabled, _ in screen.active_bindings.values():
-            if not enabled or not binding.description or binding.description in seen:
+        for node, binding, enabled, _ in screen.active_bindings.values():
+            if not enabled or not binding.description or binding.action in seen:
                 continue
             if binding.action.startswith(NOT_IN_PALETTE):
                 continue
-            seen.add(binding.description)
+            seen.add(binding.action)
             words = f"{binding.tooltip}; " if binding.tooltip else ""
             yield SystemCommand(
                 binding.description,
                 f"{words}key: {key_name(binding.key)}",
-                lambda action=binding.action: self.call_next(self.run_action, action, screen),
+                lambda action=binding.action, node=node: self.call_next(self.run_action, action, node),
             )
 
     def on_resize(self, event: events.Resize) -> None:

@@ -863,6 +863,10 @@ async def test_the_palette_offers_the_keys(tmp_path: Path, compute: Engine) -> N
         screen = app.screen
         assert isinstance(screen, TrainScreen)
         await wait_for(pilot, lambda: screen.chart.log_scale)
+        commands["Home"].callback()  # an action of the app
+        await wait_for(pilot, lambda: isinstance(app.screen, HomeScreen))
+        opens = [command.help for command in app.get_system_commands(app.screen) if command.title == "Open"]
+        assert opens == ["key: Enter", "key: o"]  # what is selected, and a path
 
 
 async def test_leaving_without_a_run(home: SlimApp) -> None:
