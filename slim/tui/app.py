@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from textual import events
 from textual.app import SystemCommand
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.filter import Monochrome
@@ -39,6 +40,7 @@ from slim.tui.help import HelpScreen, key_name
 from slim.tui.home import HomeScreen
 from slim.tui.no_color import Colourless
 from slim.tui.ordered_keys import OrderedKeys
+from slim.tui.palette import Palette
 from slim.tui.plain_scroll_bar import use_plain_scroll_bars
 from slim.tui.quick_escape import use_quick_escape
 from slim.tui.run_follower import FollowedRun
@@ -268,8 +270,9 @@ class SlimApp(OrderedKeys[Outcome]):
                 self._remember(event.path)
                 self.session_changed.publish(None)
                 self.notify(f"{safe_line(event.name)} is open", markup=False, timeout=3)
-                if self._pages[-1] == self._opening_from and self._opening_from not in ("generate", "chat"):
-                    self._go("generate")  # whoever has gone elsewhere meanwhile stays there
+                stayed = self._pages[-1] == self._opening_from and not self.screen.is_modal
+                if stayed and self._opening_from not in ("generate", "chat"):
+                    self._go("generate")  # whoever has gone elsewhere meanwhile, or answers a dialog, stays there
         if job.done:
             self.opening, self._stage = None, ""
 
@@ -304,6 +307,8 @@ class SlimApp(OrderedKeys[Outcome]):
     # ---- going about -----------------------------------------------------------------------------------------------
 
     def _go(self, page: str) -> None:
+        while self.screen.is_modal and not isinstance(self.screen, TooSmall):
+            self.screen.dismiss(None)  # such as the palette, opened anew before its last command was done
         if page != self._pages[-1]:
             self._pages.append(page)
             del self._pages[:-20]
@@ -328,6 +333,15 @@ class SlimApp(OrderedKeys[Outcome]):
         elif self._pages[-1] != "home":
             self._pages = ["home"]
             self.switch_mode("home")
+
+    def pop_screen(self) -> AwaitComplete:
+        """Close a dialog. One that was answered twice in a hurry is closed already, and a page is none."""
+        return super().pop_screen() if len(self.screen_stack) > 1 else AwaitComplete.nothing()
+
+    def action_command_palette(self) -> None:
+        """All commands, but not over the palette, nor over what says that there is no room."""
+        if not isinstance(self.screen, Palette | TooSmall):
+            self.push_screen(Palette(id="--command-palette"))
 
     def action_help(self) -> None:
         """Keys of what has the focus, then of everything."""
@@ -414,11 +428,11 @@ class SlimApp(OrderedKeys[Outcome]):
                 yield command
         seen = set()
         for node, binding, enabled, _ in screen.active_bindings.values():
-            if not enabled or not binding.description or binding.action in seen:
+            if not enabled or not binding.description or (node, binding.description) in seen:
                 continue
             if binding.action.startswith(NOT_IN_PALETTE):
                 continue
-            seen.add(binding.action)
+            seen.add((node, binding.description))
             words = f"{binding.tooltip}; " if binding.tooltip else ""
             yield SystemCommand(
                 binding.description,

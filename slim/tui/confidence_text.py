@@ -487,9 +487,9 @@ class ConfidenceText(ScrollView, can_focus=True, inherit_bindings=False):
             if step > 0:
                 numbers = range(inside[0].piece, len(self.flow.pieces))
             else:
-                numbers = range(
-                    inside[-1].runs[-1].piece if inside[-1].runs else inside[-1].piece, -1, -1
-                )
+                last_run = inside[-1].runs[-1].piece if inside[-1].runs else inside[-1].piece
+                # An empty line at the very end, as of an empty text, belongs to the piece that is still to come.
+                numbers = range(min(last_run, len(self.flow.pieces) - 1), -1, -1)
         self._move_to(next((i for i in numbers if self._is_token(i)), self.cursor))
 
     def action_line(self, step: int) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from textual import events
-from textual.command import CommandPalette
 from textual.pilot import Pilot
 from textual.widgets import ContentSwitcher, Input, Select, Static
 
@@ -32,6 +31,7 @@ from slim.request import Request, RunControl
 from slim.safe_text import safe_text
 from slim.tui import ordered_keys
 from slim.tui.app import Outcome, SlimApp
+from slim.tui.chat_screen import ChatScreen
 from slim.tui.dialogs import OpenDialog, QuitDialog, TooSmall
 from slim.tui.help import HelpScreen, described_keys
 from slim.tui.home import HomeScreen, age, millions, shortened
@@ -761,11 +761,13 @@ async def test_too_small_a_terminal_says_what_it_needs(home: SlimApp) -> None:
         await wait_for(pilot, lambda: isinstance(home.screen, HomeScreen))
 
 
-async def test_a_terminal_that_grows_under_the_palette_is_large_enough_after_it(home: SlimApp) -> None:
+async def test_a_terminal_that_grows_under_a_dialog_is_large_enough_after_it(home: SlimApp) -> None:
     async with home.run_test(notifications=True, size=(59, 16)) as pilot:
         await wait_for(pilot, lambda: isinstance(home.screen, TooSmall))
         await pilot.press("ctrl+p")
-        await wait_for(pilot, lambda: isinstance(home.screen, CommandPalette))
+        assert isinstance(home.screen, TooSmall), "there is no room for it"
+        home.push_screen(QuitDialog())  # there is for this one
+        await wait_for(pilot, lambda: isinstance(home.screen, QuitDialog))
         await pilot.resize_terminal(*SIZE)
         await pilot.press("escape")
         await wait_for(pilot, lambda: isinstance(home.screen, HomeScreen))
@@ -867,6 +869,27 @@ async def test_the_palette_offers_the_keys(tmp_path: Path, compute: Engine) -> N
         await wait_for(pilot, lambda: isinstance(app.screen, HomeScreen))
         opens = [command.help for command in app.get_system_commands(app.screen) if command.title == "Open"]
         assert opens == ["key: Enter", "key: o"]  # what is selected, and a path
+
+
+async def test_the_palette_and_a_dialog_may_be_answered_twice(home: SlimApp) -> None:
+    async with home.run_test(notifications=True, size=SIZE) as pilot:
+        for times_pressed in (1, 2, 3, 4):
+            press_at_once(home, "ctrl+p")
+            await wait_for(pilot, lambda: "key: 4" in shown(home))
+            press_at_once(home, *"chat")
+            await wait_for(pilot, lambda: "key: 4" in shown(home) and "key: 3" not in shown(home))
+            press_at_once(home, *["enter"] * times_pressed)
+            await wait_for(pilot, lambda: isinstance(home.screen, ChatScreen))
+            await pilot.press("f2")
+            await wait_for(pilot, lambda: isinstance(home.screen, HomeScreen))
+        dialog = OpenDialog(home.folder)
+        home.push_screen(dialog)
+        await wait_for(pilot, lambda: home.focused is not None and home.focused.id == "path")
+        for _ in range(2):
+            dialog.post_message(Input.Submitted(dialog.query_one(Input), ""))
+        await wait_for(pilot, lambda: isinstance(home.screen, HomeScreen))
+        await pilot.pause()
+        assert home.is_running
 
 
 async def test_leaving_without_a_run(home: SlimApp) -> None:

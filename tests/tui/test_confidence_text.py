@@ -103,6 +103,17 @@ def test_empty_text_says_what_to_do_and_then_follows_its_end() -> None:
     with_app(body)
 
 
+def test_the_cursor_comes_from_the_empty_line_at_the_end() -> None:
+    async def body(app: TextApp, pilot: Pilot[None]) -> None:
+        await pilot.press("left", "right")
+        assert app.text.cursor is None, "there is nothing to go to"
+        app.text.append_tokens([token("sure", 0.97), token("\n", 0.97)])
+        await pilot.press("left")
+        assert app.text.cursor == 1
+
+    with_app(body)
+
+
 def test_gutter_shows_the_typical_p_of_each_line() -> None:
     async def body(app: TextApp, pilot: Pilot[None]) -> None:
         app.text.append_tokens([token("sure\n", 0.97), token("unsure\n", 0.02)])
