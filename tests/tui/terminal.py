@@ -52,6 +52,7 @@ class Terminal:
             command, cwd=folder, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
         )  # fmt: skip
         self.output = ""
+        self._hung_up = False
         self._seen = 0  # characters of the output that were dealt with
 
     def _set_size(self, size: tuple[int, int]) -> None:
@@ -137,10 +138,16 @@ class Terminal:
             and last_is("\x1b[?1000l", "\x1b[?1000h")
         )
 
+    def hang_up(self) -> None:
+        """Nobody is at the terminal any more, and no signal says so: it controls nothing."""
+        os.close(self.master)
+        os.close(self.slave)
+        self._hung_up = True
+
     def close(self) -> None:
         """End everything."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
+        if not self._hung_up:
+            self.hang_up()

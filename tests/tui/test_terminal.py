@@ -66,6 +66,17 @@ def test_killed_while_it_trains_it_saves_and_gives_the_terminal_back(  # type: i
     assert (tmp_path / "out.bin.run" / "last").is_file() and (tmp_path / "out.bin").is_file()
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_terminal_that_is_gone_without_a_signal_ends_it(open_terminal, tmp_path: Path, training: bool) -> None:  # type: ignore[no-untyped-def]
+    """And it is saved, instead of looking for keys for ever with all the power of a core."""
+    terminal = train(open_terminal) if training else open_terminal()
+    if not training:
+        terminal.wait_for("No models yet")
+    terminal.hang_up()
+    assert terminal.process.wait(60) == 128 + signal.SIGHUP
+    assert (tmp_path / "out.bin.run" / "last").is_file() == training
+
+
 def test_saved_and_stopped_by_key(open_terminal, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     terminal = train(open_terminal)
     terminal.type("\x11")
