@@ -50,6 +50,7 @@ class EventLog(ScrollView, can_focus=True):
         self._version = 0  # of the log, as it was shown last
         self._entries: list[_Entry] = []
         self._rows: list[tuple[_Entry, int]] = []  # an entry and the number of one of its lines
+        self._at_end = True  # as it was scrolled last: a log that becomes lower does not leave its end by that
 
     @property
     def text(self) -> str:
@@ -67,7 +68,7 @@ class EventLog(ScrollView, can_focus=True):
         if fresh <= 0 or width < 1:
             return
         self._version = view.log_version
-        followed, y = self.is_vertical_scroll_end, self.scroll_offset.y
+        followed, y = self._at_end, self.scroll_offset.y
         for line in list(view.log)[-fresh:]:
             entry = _entry(line, width)
             self._entries.append(entry)
@@ -88,6 +89,11 @@ class EventLog(ScrollView, can_focus=True):
     def _text_width(self) -> int:
         return self.scrollable_content_region.width - TIME_CELLS
 
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Whoever scrolls, leaves the end or comes back to it."""
+        super().watch_scroll_y(old_value, new_value)
+        self._at_end = self.is_vertical_scroll_end
+
     def _resized(self, followed: bool, y: int) -> None:
         self.virtual_size = Size(0, len(self._rows))
         if followed:
@@ -100,7 +106,7 @@ class EventLog(ScrollView, can_focus=True):
         """Lines are broken again for another width; what is at the top stays there."""
         if self._view is not None and not self._entries:
             self.show(self._view)
-        followed, y = self.is_vertical_scroll_end, self.scroll_offset.y
+        followed, y = self._at_end, self.scroll_offset.y
         top = self._rows[y][0] if y < len(self._rows) else None
         changed = [entry.flow.layout(self._text_width) for entry in self._entries]
         if any(changed):

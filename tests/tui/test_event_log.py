@@ -51,6 +51,22 @@ def test_what_is_selected_is_copied_without_the_breaks_that_are_only_shown() -> 
     with_log(["begun", long, "saved x.bin"], body)
 
 
+def test_a_log_that_becomes_lower_stays_at_its_end() -> None:
+    """As when a notice comes above it, of which the last line tells more."""
+
+    async def body(app: LogApp, pilot: Pilot[None], view: RunView) -> None:
+        for height in (5, 8, 3):
+            await pilot.resize_terminal(40, height)
+            await pilot.pause()
+            assert "line 29" in app.screen_text()
+        app.log_shown.scroll_to(y=5, animate=False, immediate=True)
+        await pilot.resize_terminal(40, 6)
+        await pilot.pause()
+        assert "line 5" in app.screen_text() and "line 29" not in app.screen_text()
+
+    with_log([f"line {i}" for i in range(30)], body)
+
+
 def test_the_end_is_followed_only_where_it_is_in_view() -> None:
     async def body(app: LogApp, pilot: Pilot[None], view: RunView) -> None:
         assert "line 29" in app.screen_text()
