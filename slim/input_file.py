@@ -143,11 +143,13 @@ def remedy(path: str | Path, problem: Exception) -> str:
     """What to do about a path that cannot be opened, in words that follow the reason; nothing where that says enough."""
     if isinstance(problem, PermissionError):
         return ": make it readable first"
-    if not isinstance(problem, FileNotFoundError):
-        return ""
+    return where_to_look(Path(path)) if isinstance(problem, FileNotFoundError) else ""
+
+
+def where_to_look(path: Path) -> str:
+    """What may be meant by a path where nothing is, in words that follow that."""
     import difflib
 
-    path = Path(path)
     try:
         with os.scandir(path.parent) as entries:
             names = [entry.name for entry in itertools.islice(entries, MOST_NAMES)]

@@ -65,11 +65,11 @@ def _run(arguments: list[str]) -> int:
 
 def _check(paths: list[Path]) -> None:
     """UsageError for a path that the dashboard could not open."""
-    from slim.input_file import remedy
+    from slim.input_file import where_to_look
 
     for path in paths:
         if not path.exists():
-            raise UsageError(f"{path}: there is no such file{remedy(path, FileNotFoundError())}")
+            raise UsageError(f"{path}: there is no such file{where_to_look(path)}")
         if path.is_dir() and path.resolve().suffix != RUN_SUFFIX:
             raise UsageError(f"{path}: is a folder, but no run (NAME.run)")
         if len(paths) > 1 and not path.is_dir():

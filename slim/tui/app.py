@@ -25,7 +25,7 @@ from textual.widgets import Input, TextArea
 from slim.compute import Engine, Job
 from slim.errors import SlimError
 from slim.events import Note, Progress
-from slim.input_file import reason, remedy, typed_path
+from slim.input_file import reason, typed_path, where_to_look
 from slim.operating_system import STOP_SIGNALS
 from slim.run_directory import directory_of
 from slim.safe_text import safe_line
@@ -371,7 +371,7 @@ class SlimApp(OrderedKeys[Outcome]):
             if path.is_dir() and path.name.endswith(RUN_SUFFIX):
                 self.watch_runs([path])
             elif not path.exists():
-                self.complain(OSError(f"{path}: there is no such file{remedy(path, FileNotFoundError())}"))
+                self.complain(OSError(f"{path}: there is no such file{where_to_look(path)}"))
             elif looks_like_model(path):
                 self.open_model(path)
             else:

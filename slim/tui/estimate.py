@@ -23,7 +23,7 @@ DOUBT_OF_RUN, DOUBT_OF_PRODUCT = 1.3, 1.6
 RECENT_RUNS = 8  # whose speed is looked at
 PRODUCT_SIZE = 64  # so small that NumPy computes it in one thread
 PRODUCTS, ROUNDS = 100, 9
-KERNEL_SECONDS = 2.0  # to compile one, of a core: 33 to 45 s for the 44 of both precisions on two of an Intel Xeon
+KERNEL_SECONDS = 2.0  # of a core, for one signature: 33 to 45 s for the 37 of both precisions on two cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Budget:
 class Estimate:
     """Of a run, as it goes if the machine is `fast` or `slow`; `measured`: by the speed of an earlier run.
 
-    compile_seconds   before it, of which `--minutes` counts what leaves a third of them
+    compile_seconds   before it; `--minutes` counts them, but a third of the minutes is trained all the same
     """
 
     n_parameters: int
@@ -109,8 +109,8 @@ def _compile_seconds(precision: str, optimizer: str) -> float:
     from slim.kernels.table import kernels_of
 
     table = kernels_of(precision, training=True, optimizer=optimizer)
-    missing = {kernel for kernel, signature in table if not is_cached(kernel, signature)}
-    return KERNEL_SECONDS * len(missing) / min(usable_cores(), MOST_PROCESSES)
+    missing = sum(not is_cached(kernel, signature) for kernel, signature in table)
+    return KERNEL_SECONDS * missing / min(usable_cores(), MOST_PROCESSES)
 
 
 def _recent_entries() -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""Lets Escape act as soon as Textual's ESCDELAY allows.
+"""How Textual's thread that reads the terminal waits: so that Escape acts as soon as ESCDELAY allows, and not for ever.
 
 Escape may be the beginning of another key, so Textual waits ESCDELAY for more. But it looks at the clock only when its
 thread wakes up, and that sleeps for 100 ms, whatever the delay. So after every input the next sleep is as long as the delay.

@@ -222,18 +222,23 @@ async def test_a_text_that_is_opened_fills_the_form(home: SlimApp) -> None:
         assert "of training" in shown(home) and "of memory" in shown(home)
 
 
+def make_form_slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """As on a busy machine."""
+    usual = TrainScreen.on_mount
+
+    async def slowly(screen: TrainScreen) -> None:
+        await asyncio.sleep(seconds)
+        usual(screen)
+
+    monkeypatch.setattr(TrainScreen, "on_mount", slowly)
+
+
 async def test_a_text_is_opened_while_its_screen_is_still_being_made(
     home: SlimApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a slow machine the wish comes before the form, which is not filled in with the built-in stories after it."""
     (home.folder / "notes.txt").write_text("some text " * 500)
-    usual = TrainScreen.on_mount
-
-    async def slowly(screen: TrainScreen) -> None:
-        await asyncio.sleep(0.4)
-        usual(screen)
-
-    monkeypatch.setattr(TrainScreen, "on_mount", slowly)
+    make_form_slowly(monkeypatch, 0.4)
     async with home.run_test(notifications=True, size=SIZE) as pilot:
         home.open_path(home.folder / "notes.txt")
         await wait_for(pilot, lambda: "save as     notes.bin" in shown(home))
@@ -295,13 +300,7 @@ async def test_keys_wait_for_a_screen_that_is_made_slowly(
     """However long it takes, with the other screens behind it, and though the field that had the key before is gone."""
     monkeypatch.setattr("slim.tui.app.SECONDS_BEFORE_PREPARING", 0.6)
     (home.folder / "notes.txt").write_text("some text " * 500)
-    usual = TrainScreen.on_mount
-
-    async def slowly(screen: TrainScreen) -> None:
-        await asyncio.sleep(0.8)
-        usual(screen)
-
-    monkeypatch.setattr(TrainScreen, "on_mount", slowly)
+    make_form_slowly(monkeypatch, 0.8)
     async with home.run_test(notifications=True, size=SIZE) as pilot:
         press_at_once(home, *"onotes", "full_stop", *"txt", "enter", "ctrl+u", *"25", "tab", "3")
         await wait_for(pilot, lambda: "save as     notes.bin" in shown(home))
